@@ -1,0 +1,8 @@
+"""What goes in: prompts, prompt sets, their sources and their splits."""
+
+from trimtab.data.loading import prompts, shipped_sources
+from trimtab.data.prompt import Message, Prompt, prompt_id
+from trimtab.data.prompt_set import PromptSet
+from trimtab.data.splits import split
+
+__all__ = ["Message", "Prompt", "PromptSet", "prompt_id", "prompts", "shipped_sources", "split"]
