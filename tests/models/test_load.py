@@ -1,0 +1,359 @@
+"""Loading: what comes out, and one clear error for each thing that can be wrong."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import peft
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+from tiny_models import tiny_network, tiny_tokenizer
+from trimtab.errors import UsageError
+from trimtab.models import LanguageModel, encode, load
+from trimtab.models.fingerprint import base_fingerprint, fingerprint
+from trimtab.models.load import _cause, _dtype
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Llama as a folder."""
+    folder = tmp_path_factory.mktemp("models") / "tiny-llama"
+    tiny_network("llama").save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(saved: Path, tmp_path: Path) -> Path:
+    """A copy of that folder, to be damaged."""
+    return Path(shutil.copytree(saved, tmp_path / "tiny-llama"))
+
+
+@pytest.fixture(scope="module")
+def adapter(saved: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LoRA adapter for that model; it says where its base is."""
+    folder = tmp_path_factory.mktemp("adapters") / "kinder"
+    network = tiny_network("llama_peft")
+    network.peft_config["default"].base_model_name_or_path = str(saved)
+    network.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def village() -> LanguageModel:
+    return load()
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    """Copies: what load_file gives is the file itself, mapped into memory."""
+    return {key: value.clone() for key, value in load_file(folder / "model.safetensors").items()}
+
+
+def edit_json(path: Path, **changes: object) -> None:
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, **changes}))
+
+
+# --- what comes out ---------------------------------------------------------
+
+
+def test_the_village_is_the_default_in_float32_on_cpu(village: LanguageModel) -> None:
+    assert village.name == "village"
+    if not torch.cuda.is_available() and not torch.backends.mps.is_available():
+        assert village.device == torch.device("cpu")
+        assert village.dtype == torch.float32
+    assert not village.model.training
+
+
+def test_attributes_are_those_of_the_configuration(saved: Path) -> None:
+    lm = load(saved)
+    assert (lm.n_layers, lm.d_model, lm.context_length) == (4, 32, 256)
+    assert lm.pad_token == 2  # <pad>
+    assert lm.end_tokens == {1, 3}  # </s>, and <|end|> from the template alone
+    assert lm.leading_tokens == [0]  # <s>
+    assert (lm.device, lm.dtype) == (torch.device("cpu"), torch.float32)
+
+
+def test_a_model_in_training_is_put_to_evaluation() -> None:
+    network = tiny_network("gpt2", resid_pdrop=0.5).train()
+    assert not LanguageModel(network, tiny_tokenizer(), "x").model.training
+
+
+def test_end_tokens_of_the_generation_configuration_may_be_a_list(folder: Path) -> None:
+    edit_json(folder / "generation_config.json", eos_token_id=[5, 6])
+    assert load(folder).end_tokens == {1, 3, 5, 6}
+
+
+def test_pad_falls_back_to_an_end_token(folder: Path) -> None:
+    edit_json(folder / "tokenizer_config.json", pad_token=None)
+    assert load(folder).pad_token == 1
+
+
+def test_a_local_folder_is_named_by_its_last_part(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(saved)
+    for given in (saved, f"{saved}/", ".", "../tiny-llama"):
+        assert load(given).name == "tiny-llama"
+
+
+@pytest.mark.parametrize(("given", "expected"), [("bf16", "bfloat16"), ("float16", "float16")])
+def test_dtype_is_what_was_asked_for(saved: Path, given: str, expected: str) -> None:
+    assert load(saved, dtype=given).dtype == getattr(torch, expected)
+
+
+def test_dtype_follows_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _dtype(None, torch.device("cpu")) == torch.float32
+    assert _dtype(None, torch.device("mps")) == torch.float16
+    for native, expected in ((True, torch.bfloat16), (False, torch.float16)):
+        monkeypatch.setattr(
+            torch.cuda, "is_bf16_supported", lambda including_emulation, yes=native: yes
+        )
+        assert _dtype(None, torch.device("cuda")) == expected
+
+
+def test_loading_is_quiet(saved: Path, adapter: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    load(saved)
+    load(saved, adapter=adapter)
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert captured.err == ""
+
+
+def test_loading_leaves_the_logging_as_it_was(saved: Path) -> None:
+    from transformers.utils import logging
+
+    logging.set_verbosity_info()
+    try:
+        load(saved)
+        assert logging.get_verbosity() == logging.INFO
+        assert logging.is_progress_bar_enabled()
+    finally:
+        logging.set_verbosity_warning()
+
+
+# --- fingerprints -----------------------------------------------------------
+
+
+def test_fingerprint_of_a_bfloat16_checkpoint_does_not_depend_on_the_dtype(
+    village: LanguageModel,
+) -> None:
+    prints = {load(dtype=dtype).fingerprint for dtype in ("bf16", "fp16")}
+    assert prints == {village.fingerprint}
+
+
+def test_fingerprint_changes_with_any_parameter() -> None:
+    network = tiny_network("gemma2")
+    prints = {fingerprint(network)}
+    for parameter in network.parameters():
+        original = parameter.detach().clone()
+        parameter.data = original * 1.05
+        prints.add(fingerprint(network))
+        parameter.data = original
+    assert len(prints) == 1 + len(list(network.parameters()))
+    assert fingerprint(network) in prints
+
+
+def test_fingerprint_changes_with_the_configuration(folder: Path, saved: Path) -> None:
+    edit_json(folder / "config.json", rms_norm_eps=1e-3)
+    assert load(folder).fingerprint != load(saved).fingerprint
+
+
+def test_fingerprint_is_the_same_where_layers_lie_on_disk(village: LanguageModel) -> None:
+    parts = ["model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head"]
+    places = {part: "cpu" for part in parts}
+    places |= {
+        f"model.layers.{layer}": "disk" if layer > 5 else "cpu" for layer in range(village.n_layers)
+    }
+    assert load(device_map=places).fingerprint == village.fingerprint
+
+
+# --- adapters ---------------------------------------------------------------
+
+
+def test_an_adapter_stays_an_adapter(saved: Path, adapter: Path) -> None:
+    plain, adapted = load(saved), load(saved, adapter=adapter)
+    assert adapted.name == "tiny-llama+kinder"
+    assert adapted.fingerprint != plain.fingerprint
+    assert adapted.base_fingerprint == plain.base_fingerprint == plain.fingerprint
+    ids = torch.arange(7, 20)[None]
+    with torch.no_grad():
+        changed = adapted.model(ids).logits
+        through_base = adapted.anatomy.head(adapted.anatomy.base(ids).last_hidden_state)
+        with adapted.model.disable_adapter():
+            unchanged = adapted.model(ids).logits
+        expected = plain.model(ids).logits
+    torch.testing.assert_close(unchanged, expected)
+    torch.testing.assert_close(through_base, changed)
+    assert (changed - expected).abs().max() > 0.1
+
+
+def test_any_kind_of_adapter_leaves_the_base_fingerprint(saved: Path) -> None:
+    plain = load(saved).fingerprint
+    prints = set()
+    for settings in (
+        peft.LoraConfig(target_modules=["q_proj"], use_dora=True),
+        peft.LoraConfig(target_modules=["o_proj"], modules_to_save=["lm_head"]),
+        peft.IA3Config(),
+    ):
+        settings.task_type = "CAUSAL_LM"
+        network = peft.get_peft_model(load(saved).model, settings)
+        assert base_fingerprint(network) == plain
+        prints.add(fingerprint(network))
+    assert len(prints - {plain}) == 3
+
+
+def test_two_adapters_have_two_fingerprints(saved: Path, adapter: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(adapter, tmp_path / "other"))
+    edit_json(other / "adapter_config.json", lora_alpha=32)
+    assert load(saved, adapter=other).fingerprint != load(saved, adapter=adapter).fingerprint
+
+
+def test_a_folder_that_holds_only_an_adapter_loads_its_base(saved: Path, adapter: Path) -> None:
+    lm = load(adapter)
+    assert lm.name == "tiny-llama+kinder"
+    assert lm.fingerprint == load(saved, adapter=adapter).fingerprint
+
+
+def test_an_adapter_without_a_base_says_so(adapter: Path, tmp_path: Path) -> None:
+    lost = Path(shutil.copytree(adapter, tmp_path / "lost"))
+    edit_json(lost / "adapter_config.json", base_model_name_or_path=None)
+    with pytest.raises(UsageError, match="does not say which model"):
+        load(lost)
+
+
+def test_an_adapter_for_another_model_is_refused(adapter: Path) -> None:
+    with pytest.raises(UsageError, match=r"adapter .* could not be loaded"):
+        load("village", adapter=adapter)
+
+
+# --- what can be wrong ------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/nowhere/model", "./nowhere", "~/nowhere-at-all", "a/b/c", ""])
+def test_a_missing_folder(path: str) -> None:
+    with pytest.raises(UsageError, match="does not exist"):
+        load(path)
+
+
+def test_a_file_is_no_model(saved: Path) -> None:
+    with pytest.raises(UsageError, match="is a file"):
+        load(saved / "config.json")
+
+
+@pytest.mark.parametrize("name", ["no-such-model", "nobody/no-such-model"])
+def test_a_hub_model_out_of_reach(name: str) -> None:
+    with pytest.raises(UsageError, match=f"No model '{name}' can be reached") as raised:
+        load(name)
+    assert "spelling" in raised.value.remedy
+
+
+def test_a_gated_model_is_called_gated() -> None:
+    refused = OSError("You are trying to access a gated repo.\nMake sure to have access to it.")
+    message, remedy = _cause("some/model", "some/model", refused)
+    assert "gated" in message
+    assert "log in" in remedy
+
+
+def test_no_tokenizer(folder: Path) -> None:
+    for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        (folder / file).unlink()
+    with pytest.raises(UsageError, match="no tokenizer"):
+        load(folder)
+
+
+def test_an_encoder_decoder_is_refused(tmp_path: Path) -> None:
+    config = transformers.T5Config(vocab_size=99, d_model=16, d_kv=4, d_ff=16, num_layers=1)
+    transformers.T5ForConditionalGeneration(config).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(UsageError, match="not a decoder"):
+        load(tmp_path)
+
+
+def truncate(weights: Path) -> None:
+    weights.write_bytes(weights.read_bytes()[:5000])
+
+
+def leave_one_out(weights: Path) -> None:
+    tensors = weights_of(weights.parent)
+    del tensors[ONE]
+    save_file(tensors, weights)
+
+
+def reshape_one(weights: Path) -> None:
+    save_file({**weights_of(weights.parent), ONE: torch.zeros(3, 3)}, weights)
+
+
+def spoil_configuration(weights: Path) -> None:
+    (weights.parent / "config.json").write_text("{oops")
+
+
+ONE = "model.layers.1.mlp.up_proj.weight"
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (truncate, "are damaged"),
+        (leave_one_out, f"lack 1 tensors .*'{ONE}'"),
+        (reshape_one, "do not have the shapes"),
+        (Path.unlink, "could not be loaded: .*no file named model.safetensors"),
+        (spoil_configuration, "could not be loaded: .*not a valid JSON"),
+    ],
+)
+def test_a_damaged_folder(folder: Path, damage: Callable[[Path], None], message: str) -> None:
+    damage(folder / "model.safetensors")
+    with pytest.raises(UsageError, match=message):
+        load(folder)
+
+
+def test_foreign_code_is_not_run_unasked(folder: Path) -> None:
+    code = {"AutoConfig": "theirs.Config", "AutoModelForCausalLM": "theirs.Model"}
+    edit_json(folder / "config.json", model_type="theirs", auto_map=code)
+    with pytest.raises(UsageError, match="its own code") as raised:
+        load(folder)
+    assert "trust_remote_code=True" in raised.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"device": "toaster"}, "Unknown device 'toaster'"),
+        ({"device": "meta"}, "no device 'meta'"),
+        ({"device": "cuda:99"}, "no device 'cuda:99'"),
+        ({"dtype": "int4"}, "Unknown dtype 'int4'"),
+        ({"quantization": "3bit"}, "Unknown quantization '3bit'"),
+        ({"device": "cpu", "device_map": "auto"}, "Both device and device_map"),
+        ({"device_map": "nonsense"}, "could not be loaded: When passing device_map"),
+        ({"revision": "main"}, "has no revisions"),
+        ({"adapter": "/nowhere"}, "adapter '/nowhere' could not be loaded"),
+    ],
+)
+def test_wrong_arguments(arguments: dict[str, str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        load("village", **arguments)
+
+
+def test_quantization_needs_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UsageError, match="needs the package bitsandbytes"):
+        load("village", quantization="4bit")
+
+
+@pytest.mark.parametrize("quantization", ["4bit", "8bit"])
+def test_a_quantised_model_has_the_same_parts(
+    village: LanguageModel, quantization: Literal["4bit", "8bit"]
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    lm = load("village", quantization=quantization)
+    assert lm.anatomy.describe() == village.anatomy.describe()
+    assert lm.fingerprint != village.fingerprint
+    ids = torch.tensor([encode(village, "The old mill by the river was")])
+    with torch.no_grad():
+        gap = lm.model(ids).logits.float() - village.model(ids).logits
+    assert 0 < gap.abs().mean() < 1
