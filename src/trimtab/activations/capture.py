@@ -1,0 +1,281 @@
+"""Reading the residual stream: only the layers and tokens asked for, a batch at a time.
+
+The base model runs without its LM head and stops after the last layer needed. h[L] is read where
+block L takes it in, h[n] where the last block puts it out (before the final norm), by hooks that
+are registered last and therefore run after those of an enclosing `steer`: what is read is what
+the model goes on with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from trimtab.activations.activations import Activations
+from trimtab.activations.announce import announced
+from trimtab.activations.batches import each_batch
+from trimtab.activations.positions import Last, Positions, as_positions, for_reading
+from trimtab.data import Prompt
+from trimtab.errors import RunError, UsageError
+from trimtab.models import LanguageModel, encode, encode_answer
+
+
+@runtime_checkable
+class Completed(Protocol):
+    """An answer whose exact tokens are known, such as a generation's Completion."""
+
+    @property
+    def prompt(self) -> Prompt: ...
+    @property
+    def tokens(self) -> Sequence[int]: ...
+
+
+Text = str | Prompt | tuple[str | Prompt, str] | Completed
+
+
+def capture(
+    lm: LanguageModel,
+    texts: Sequence[Text],
+    *,
+    at: str | Positions = Last(32),  # noqa: B008 - frozen
+    layers: Sequence[int] | None = None,
+    reduce: Literal["mean"] | None = "mean",
+    max_batch_tokens: int = 8192,
+) -> Activations:
+    """Residual states of the chosen tokens of each text.
+
+    Args:
+        lm: the model; steered, if called inside `steer` (whose `rows` are then these texts).
+        texts: prompts, raw text, (prompt, answer) pairs, or completions (read with their exact
+            tokens, never tokenised anew).
+        at: which tokens. "response" means the answer's own tokens here.
+        layers: residual indices 0..n; all when None.
+        reduce: "mean" over each row's chosen tokens, summed in float64 (float32 where the device
+            has none); None keeps each token, the same number in every row.
+        max_batch_tokens: rows x longest row of a forward pass; halved when memory runs out.
+
+    Returns:
+        Activations of [rows, layers, d], or [rows, positions, layers, d] with reduce=None, in the
+        order of `texts`.
+
+    Raises:
+        UsageError: no texts, an unknown layer, a text longer than the context, a row of which
+            nothing is chosen, or rows of unequal number of tokens with reduce=None.
+        RunError: a single row does not fit in memory.
+    """
+    if lm.model.training:
+        raise UsageError("The model is in training mode.", "Call lm.model.eval() before capture.")
+    positions = for_reading(as_positions(at, lm))
+    chosen_layers = _checked_layers(lm, layers)
+    rows = _rows(lm, texts)
+    chosen = [_chosen(row, index, positions) for index, row in enumerate(rows)]
+    if reduce is None and len({len(tokens) for tokens in chosen}) > 1:
+        sizes = sorted({len(tokens) for tokens in chosen})
+        raise UsageError(
+            f"reduce=None keeps each token, but {positions} chooses {sizes[0]} to {sizes[-1]} "
+            "tokens a row.",
+            'Use reduce="mean", or positions of one size such as LastPrompt().',
+        )
+    width = (lm.d_model,) if reduce else (len(chosen[0]), lm.d_model)
+    values = torch.empty(len(chosen_layers), len(rows), *width)
+
+    def read(batch: list[int]) -> None:
+        picked = _padded([chosen[i] for i in batch]).to(lm.device)
+        where = torch.tensor(batch)
+
+        def keep(layer: int, hidden: Tensor) -> None:
+            states = _states(hidden, picked, mean=reduce is not None)
+            values[chosen_layers.index(layer), where] = states.to("cpu", torch.float32)
+
+        with part(batch), _reading(lm, chosen_layers, keep):
+            _forward(lm, [rows[i].tokens for i in batch])
+
+    with announced(lm, [row.prompt_length for row in rows]) as part:
+        each_batch([len(row.tokens) for row in rows], max_batch_tokens, lm.device, read)
+    return Activations(
+        values=values.movedim(0, -2).contiguous(),
+        layers=chosen_layers,
+        at=str(positions),
+        counts=tuple(len(tokens) for tokens in chosen),
+        ids=tuple(row.prompt_id for row in rows),
+        digests=tuple(row.digest for row in rows),
+        model=lm.name,
+        fingerprint=lm.fingerprint,
+        n_layers=lm.n_layers,
+    )
+
+
+# -- texts to tokens ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Row:
+    tokens: list[int]
+    prompt_length: int
+    prompt_id: str
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(f"{self.prompt_length} {self.tokens}".encode()).hexdigest()[:12]
+
+
+def _rows(lm: LanguageModel, texts: Sequence[Text]) -> list[_Row]:
+    if isinstance(texts, str | Prompt):
+        raise UsageError("capture takes a list of texts, found one.", "Put it in brackets: [text].")
+    rows = [_row(lm, text, index) for index, text in enumerate(texts)]
+    if not rows:
+        raise UsageError("capture found no texts.", "Pass at least one.")
+    for index, row in enumerate(rows):
+        if len(row.tokens) > lm.context_length:
+            raise UsageError(
+                f"Text {index} (prompt {row.prompt_id}) has {len(row.tokens)} tokens, more than "
+                f"the {lm.context_length} that {lm.name} can read.",
+                "Shorten it, or leave it out.",
+            )
+    return rows
+
+
+def _row(lm: LanguageModel, text: Text, index: int) -> _Row:
+    try:
+        if isinstance(text, tuple) and len(text) == 2 and isinstance(text[1], str):
+            prompt = _prompt(text[0])
+            tokens, prompt_length = encode_answer(lm, prompt, text[1])
+            return _Row(tokens, prompt_length, prompt.id)
+        if isinstance(text, Completed):
+            tokens = encode(lm, text.prompt)
+            return _Row([*tokens, *text.tokens], len(tokens), text.prompt.id)
+        prompt = _prompt(text)
+        tokens = encode(lm, prompt)
+    except UsageError as error:
+        raise UsageError(f"Text {index}: {error.message}", error.remedy) from error
+    return _Row(tokens, len(tokens), prompt.id)
+
+
+def _prompt(text: Any) -> Prompt:
+    if isinstance(text, Prompt):
+        return text
+    if isinstance(text, str):
+        return Prompt.raw(text)
+    raise UsageError(
+        f"A {type(text).__name__} is no text to read.",
+        "Give a prompt, a string, a (prompt, answer) pair or a completion.",
+    )
+
+
+def _chosen(row: _Row, index: int, positions: Positions) -> list[int]:
+    """Indices of the row's chosen tokens."""
+    n = len(row.tokens)
+    mask = positions.mask(
+        torch.ones(1, n, dtype=torch.bool),
+        torch.arange(n)[None],
+        torch.tensor([row.prompt_length]),
+        torch.tensor([n]),
+    )
+    chosen: list[int] = mask[0].nonzero()[:, 0].tolist()
+    if not chosen:
+        why = "its answer is empty" if row.prompt_length == n else "none of its tokens qualify"
+        raise UsageError(
+            f"Text {index} (prompt {row.prompt_id}): {positions} chooses none of its {n} tokens "
+            f"({row.prompt_length} of the prompt), for {why if n else 'it is empty'}.",
+            "Leave the text out, or choose other positions.",
+        )
+    return chosen
+
+
+def _checked_layers(lm: LanguageModel, layers: Sequence[int] | None) -> tuple[int, ...]:
+    chosen = tuple(range(lm.n_layers + 1)) if layers is None else tuple(layers)
+    known = set(range(lm.n_layers + 1))
+    if not chosen or len(set(chosen)) < len(chosen) or not known.issuperset(chosen):
+        raise UsageError(
+            f"layers={list(chosen)} should be different residual indices from 0 (the embedding) "
+            f"to {lm.n_layers} (the last block's output) of {lm.name}."
+        )
+    return chosen
+
+
+# -- the forward pass --------------------------------------------------------------------------
+
+
+class _Enough(Exception):  # noqa: N818 - not an error: it ends the forward pass
+    """The last layer asked for has been read."""
+
+
+@contextmanager
+def _reading(
+    lm: LanguageModel, layers: Sequence[int], keep: Callable[[int, Tensor], None]
+) -> Iterator[None]:
+    """Inside, a forward pass gives `keep` each h[L] and ends after the last of `layers`."""
+    blocks, last = lm.anatomy.blocks, max(layers)
+    seen: list[int] = []
+
+    def take(layer: int, hidden: Tensor) -> None:
+        seen.append(layer)
+        keep(layer, hidden)
+        if layer == last:
+            raise _Enough
+
+    def before(layer: int) -> Callable[..., None]:
+        return lambda _, args, kwargs: take(layer, args[0] if args else kwargs["hidden_states"])
+
+    def after(_: Any, __: Any, output: Any) -> None:
+        take(lm.n_layers, output[0] if isinstance(output, tuple) else output)
+
+    handles = [
+        blocks[layer].register_forward_pre_hook(before(layer), with_kwargs=True)
+        for layer in layers
+        if layer < lm.n_layers
+    ]
+    if lm.n_layers in layers:
+        handles.append(blocks[-1].register_forward_hook(after))
+    try:
+        yield
+    except _Enough:
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()
+    if sorted(seen) != sorted(layers):
+        raise RunError(
+            f"Layers {sorted(set(layers) - set(seen))} of {lm.name} were not passed exactly once.",
+            "Its forward pass does not run the blocks that anatomy found; report the architecture.",
+        )
+
+
+@torch.no_grad()
+def _forward(lm: LanguageModel, rows: Sequence[Sequence[int]]) -> None:
+    """One pass of the base model over right-padded rows: no row sees another's padding."""
+    width = max(map(len, rows))
+    ids = [[*row, *[lm.pad_token] * (width - len(row))] for row in rows]
+    real = [[1] * len(row) + [0] * (width - len(row)) for row in rows]
+    lm.anatomy.base(
+        input_ids=torch.tensor(ids, device=lm.device),
+        attention_mask=torch.tensor(real, device=lm.device),
+        use_cache=False,
+    )
+
+
+def _padded(chosen: Sequence[Sequence[int]]) -> Int[Tensor, "b k"]:
+    """Token indices as a rectangle, filled up with -1."""
+    k = max(map(len, chosen))
+    return torch.tensor([[*row, *[-1] * (k - len(row))] for row in chosen])
+
+
+def _states(
+    hidden: Float[Tensor, "b t d"], picked: Int[Tensor, "b k"], *, mean: bool
+) -> Float[Tensor, "b d"] | Float[Tensor, "b k d"]:
+    """The picked tokens' states, or their mean; always a copy, never a view of `hidden`."""
+    picked = picked.to(hidden.device)
+    states = hidden[torch.arange(len(hidden), device=hidden.device)[:, None], picked]
+    if not mean:
+        return states
+    real = picked >= 0
+    wide = torch.float32 if hidden.device.type == "mps" else torch.float64
+    total = states.masked_fill(~real[..., None], 0).sum(1, dtype=wide)
+    return total / real.sum(1, keepdim=True)
