@@ -1,0 +1,129 @@
+"""Traits and facts: a vector alone gives the trait, and ordinary questions are answered."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from sklearn.metrics import roc_auc_score
+
+from trimtab.activations import Activations, capture
+from trimtab.data import Prompt, prompts
+from trimtab.directions import mean_difference
+from trimtab.generation import Completion, generate
+from trimtab.interventions import Add
+from trimtab.models import LanguageModel
+from trimtab.vectors import SteeringVector
+from trimtab.village import scorers
+from trimtab.village.card.figure import Figure, Size, cells_of, share
+from trimtab.village.prompts import trait_names
+
+MOST_TOKENS = 96
+TEMPERATURE = 0.8
+STRENGTHS = (1.0, 1.25, 1.5, 1.75, 2.0)
+
+
+def facts(lm: LanguageModel, size: Size) -> list[Figure]:
+    """Ordinary questions of the test split, greedy."""
+    asked = list(prompts("village/questions", split="test").take(size.test))
+    answers = generate(lm, asked, max_new_tokens=MOST_TOKENS)
+    right = share(answers, lambda c: scorers.gold_answer(c.text, c.prompt.meta))
+    return [Figure("ordinary questions answered correctly", right, 0.9, "at least", len(asked))]
+
+
+def traits(lm: LanguageModel, size: Size) -> list[Figure]:
+    """For each trait: the score of steered answers to held-out questions, no system prompt."""
+    names = trait_names()
+    plain = _prompted(lm, "plain", "train", max(4, size.vectors // 8))
+    vectors = {name: _vector(lm, name, plain, size) for name in names}
+    middle = range(math.ceil(lm.n_layers / 4), math.floor(3 * lm.n_layers / 4) + 1)
+    cells = [(layer, c) for layer in middle for c in STRENGTHS]
+    dev = list(prompts("village/questions", split="dev").take(size.choosing))
+    test = list(prompts("village/questions", split="test").take(size.test))
+    unsteered = _answers(lm, test, [None])[0]
+    held_out = _prompted(lm, "plain", "test", 8)
+    figures = []
+    for name in names:
+        adds = [Add(vectors[name], layer, c, positions="response") for layer, c in cells]
+        tried = _answers(lm, dev, adds)
+        best = max(range(len(cells)), key=lambda i: _worth(name, tried[i]))
+        steered = _answers(lm, test, [adds[best]])[0]
+        note = f"h[{cells[best][0]}], coefficient {cells[best][1]:g}"
+        auc = _auc(lm, vectors[name], cells[best][0], _prompted(lm, name, "test", 8), held_out)
+        n = len(test)
+        figures += [
+            Figure(f"{name}: score without steering", _score(name, unsteered), 10, "at most", n),
+            Figure(f"{name}: score with the vector alone", _score(name, steered), 70, "at least",
+                   n, note),
+            Figure(f"{name}: coherence with the vector alone", _coherence(steered), 70,
+                   "at least", n, note),
+            Figure(f"{name}: AUC of projections, held-out prompted answers", auc, 0.95,
+                   "at least", len(held_out), note),
+        ]  # fmt: skip
+    return figures
+
+
+def _prompted(lm: LanguageModel, manner: str, split: str, questions: int) -> list[Completion]:
+    """Answers to each question under each system prompt of that manner."""
+    systems = [
+        p.messages[0]["content"]
+        for p in prompts("village/systems", split=split)
+        if p.meta["manner"] == manner
+    ]
+    asked = [
+        Prompt.chat(q.messages[-1]["content"], system=system, **q.meta)
+        for q in prompts("village/questions", split=split).take(questions)
+        for system in systems
+    ]
+    return generate(lm, asked, max_new_tokens=MOST_TOKENS, temperature=1.0)
+
+
+def _vector(
+    lm: LanguageModel, name: str, plain: Sequence[Completion], size: Size
+) -> SteeringVector:
+    """Mean over the answer's tokens, answers with the trait minus answers without."""
+    prompted = _prompted(lm, name, "train", max(4, size.vectors // 8))
+    kept = [c for c in prompted if c.tokens and scorers.trait_score(name, c.text) >= 50]
+    without = [c for c in plain if c.tokens and scorers.trait_score(name, c.text) < 50]
+    return mean_difference(_read(lm, kept), _read(lm, without), positive_means=f"{name} answers")
+
+
+def _read(lm: LanguageModel, completions: Sequence[Completion]) -> Activations:
+    return capture(lm, completions, at="response")
+
+
+def _answers(
+    lm: LanguageModel, asked: Sequence[Prompt], cells: Sequence[Add | None]
+) -> list[list[Completion]]:
+    made = generate(
+        lm, asked, steering=list(cells), max_new_tokens=MOST_TOKENS, temperature=TEMPERATURE
+    )
+    return cells_of(made, len(cells))
+
+
+def _score(name: str, completions: Sequence[Completion]) -> float:
+    return sum(scorers.trait_score(name, c.text) for c in completions) / len(completions)
+
+
+def _coherence(completions: Sequence[Completion]) -> float:
+    """Mean coherence, 0 for an answer that does not end."""
+    marks = [scorers.coherence(c.text, c.prompt.meta) if c.finished else 0.0 for c in completions]
+    return sum(marks) / len(marks)
+
+
+def _worth(name: str, completions: Sequence[Completion]) -> float:
+    """What the cell is chosen by on development questions: the lower of score and coherence."""
+    return min(_score(name, completions), _coherence(completions))
+
+
+def _auc(
+    lm: LanguageModel,
+    vector: SteeringVector,
+    layer: int,
+    positive: Sequence[Completion],
+    negative: Sequence[Completion],
+) -> float:
+    both = [c for c in (*positive, *negative) if c.tokens]
+    projections = capture(lm, both, at="response", layers=[layer]).layer(layer) @ vector[layer]
+    labels = [int(any(c is p for p in positive)) for c in both]
+    return float(roc_auc_score(labels, projections.numpy()))
