@@ -1,0 +1,76 @@
+"""Add a vector to the residual stream: h[L] <- h[L] + c v, or c v / ||v||.
+
+Activation addition (Turner et al., arXiv:2308.10248), CAA (Rimsky et al., arXiv:2312.06681).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from trimtab.activations.positions import Positions, as_positions
+from trimtab.interventions.direction import Direction, check_direction, row, unit
+from trimtab.interventions.intervention import check_number, check_positions
+from trimtab.interventions.sites import Site, residual
+from trimtab.models import LanguageModel
+
+
+@dataclass(frozen=True, eq=False)
+class Add:
+    """Add `coefficient` times the vector at h[layer].
+
+    Attributes:
+        vector: a SteeringVector (its row `layer` is added), or a tensor [d].
+        layer: residual index 0..n: the input of block `layer`; n is the last block's output.
+        coefficient: in units of the vector, or of the residual stream's norm with `normalize`.
+            With 0 the tokens pass through the hook and keep their bits.
+        positions: which tokens; "response" begins at the last prompt token.
+        normalize: scale the vector to length 1 first.
+
+    Raises:
+        UsageError: a coefficient that is not a finite number, or unknown positions.
+    """
+
+    vector: Direction
+    layer: int
+    coefficient: float = 1.0
+    positions: str | Positions = "all"
+    normalize: bool = False
+
+    def __post_init__(self) -> None:
+        as_positions(self.positions)
+        check_number("coefficient", self.coefficient)
+
+    def check(self, lm: LanguageModel, allow_other_model: bool) -> None:
+        """Raise UsageError where the vector, layer or positions do not fit the model."""
+        check_direction(
+            lm,
+            self.vector,
+            self.layer,
+            allow_other_model=allow_other_model,
+            may_be_zero=not self.normalize,
+        )
+        check_positions(self.positions, lm)
+
+    def sites(self, lm: LanguageModel) -> tuple[Site, ...]:
+        """h[layer]."""
+        return (residual(lm, self.layer),)
+
+    def parameters(self) -> tuple[Float[Tensor, " d"]]:
+        """(c v,)."""
+        vector = row(self.vector, self.layer)
+        if self.normalize:
+            vector = unit(vector)
+        if self.coefficient == 0 and not vector.requires_grad:
+            return (
+                torch.full_like(vector, -0.0),
+            )  # x + -0.0 keeps every bit; -0.0 + 0.0 would not
+        return (self.coefficient * vector,)
+
+    @staticmethod
+    def apply(x: Float[Tensor, "b t d"], delta: Float[Tensor, "r 1 d"]) -> Float[Tensor, "b t d"]:
+        """x + c v."""
+        return x + delta
