@@ -1,0 +1,58 @@
+"""Text -> number: scorers, each with its range and what high means, and losses on text."""
+
+from __future__ import annotations
+
+from trimtab.scoring.calibration import Calibration, as_completion, calibrate
+from trimtab.scoring.classifier import TOXICITY_MODEL, ClassifierScorer
+from trimtab.scoring.detoxify import DetoxifyScorer
+from trimtab.scoring.loss import (
+    Loss,
+    TokenSequence,
+    completion_sequence,
+    losses,
+    text_sequence,
+    total,
+)
+from trimtab.scoring.scorer import Scorer
+from trimtab.scoring.text import distinct, repeats
+from trimtab.scoring.village import VillageScorer, village_scorer
+
+__all__ = [
+    "TOXICITY_MODEL",
+    "Calibration",
+    "ClassifierScorer",
+    "DetoxifyScorer",
+    "Loss",
+    "Scorer",
+    "TokenSequence",
+    "VillageScorer",
+    "as_completion",
+    "calibrate",
+    "completion_sequence",
+    "distinct",
+    "losses",
+    "repeats",
+    "scorer",
+    "text_sequence",
+    "total",
+    "village_scorer",
+]
+
+
+def scorer(name: str, *, label: str | None = None, device: str | None = None) -> Scorer:
+    """A scorer by name.
+
+    Args:
+        name: "village" (its rudeness), "village/NAME" (rudeness, refusal or a trait), "detoxify",
+            or a Hugging Face id or folder of a text classifier.
+        label: The classifier's label to read; only for classifiers.
+        device: Where a classifier runs.
+
+    Raises:
+        UsageError: There is no such scorer, package, model or label.
+    """
+    if name == "village" or name.startswith("village/"):
+        return village_scorer(name.partition("/")[2] or "rudeness")
+    if name == "detoxify":
+        return DetoxifyScorer()
+    return ClassifierScorer(name, label=label, device=device)
