@@ -1,0 +1,107 @@
+"""Candidate directions, their scores and the choice, against the published code's outputs."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from trimtab.data import Prompt
+from trimtab.errors import RunError
+from trimtab.models import load
+from trimtab.scoring.refusal import next_token_probabilities, refusal_score
+from trimtab.selection.candidates import (
+    Candidate,
+    Thresholds,
+    evaluate,
+    mean_differences,
+    select,
+)
+
+# The published code writes its templates itself, and for this family without a system message.
+NO_SYSTEM = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+MODELS = ("llama-3-tiny-rand", "qwen2-tiny-rand")
+OFF = Thresholds(kl=None, steering=None)
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def published(request, golden: Path):
+    folder = golden / f"refusal_{request.param}"
+    inputs = json.loads((folder / "inputs.json").read_text())
+    lm = load(str(golden / "models" / request.param), device="cpu", dtype="float32")
+    if "qwen2" in request.param:
+        lm.tokenizer.chat_template = NO_SYSTEM
+    sets = {
+        key: [Prompt.chat(text) for text in inputs[key]]
+        for key in ("harmful_train", "harmless_train", "harmful_val", "harmless_val")
+    }
+    return lm, folder, inputs, sets
+
+
+def test_mean_differences_equal_the_published_ones(published):
+    lm, folder, _, sets = published
+    expected = load_file(folder / "tensors.safetensors")["mean_diffs"]
+    found = mean_differences(lm, sets["harmful_train"], sets["harmless_train"])
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6 * float(expected.abs().max()))
+
+
+def test_refusal_scores_equal_the_published_ones(published):
+    lm, _, inputs, sets = published
+    for key in ("harmful_val", "harmless_val"):
+        found = refusal_score(next_token_probabilities(lm, sets[key]), inputs["refusal_toks"])
+        expected = torch.tensor(inputs[f"scores_{key}"], dtype=torch.float64)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_every_candidate_and_the_choice_equal_the_published_ones(published):
+    lm, folder, inputs, sets = published
+    directions = load_file(folder / "tensors.safetensors")["mean_diffs"]
+    found = evaluate(
+        lm, directions, sets["harmful_val"], sets["harmless_val"], inputs["refusal_toks"],
+        thresholds=OFF, exhaustive=True,
+    )  # fmt: skip
+    expected = json.loads((folder / "select_direction/direction_evaluations.json").read_text())
+    assert [(c.position, c.layer) for c in found] == [(e["position"], e["layer"]) for e in expected]
+    for c, e in zip(found, expected, strict=True):
+        assert c.refusal == pytest.approx(e["refusal_score"], abs=1e-5)
+        assert c.steering == pytest.approx(e["steering_score"], abs=1e-5)
+        assert c.kl == pytest.approx(e["kl_div_score"], abs=1e-6)
+    chosen = select(found)
+    assert (chosen.position, chosen.layer) == (inputs["pos"], inputs["layer"])
+
+
+def test_the_shorter_way_chooses_the_same(published):
+    lm, folder, inputs, sets = published
+    directions = load_file(folder / "tensors.safetensors")["mean_diffs"]
+    chosen = select(
+        evaluate(
+            lm, directions, sets["harmful_val"], sets["harmless_val"], inputs["refusal_toks"],
+            thresholds=OFF,
+        )
+    )  # fmt: skip
+    assert (chosen.position, chosen.layer) == (inputs["pos"], inputs["layer"])
+
+
+def test_filtered_candidates_are_not_scored_further(published):
+    lm, folder, inputs, sets = published
+    directions = load_file(folder / "tensors.safetensors")["mean_diffs"]
+    found = evaluate(
+        lm, directions, sets["harmful_val"], sets["harmless_val"], inputs["refusal_toks"],
+        thresholds=Thresholds(kl=None, steering=0.0),
+    )  # fmt: skip
+    # these random models hardly refuse, so no addition reaches log-odds of 0
+    assert all(c.dropped for c in found)
+    assert all(c.kl != c.kl and c.refusal != c.refusal for c in found)
+    with pytest.raises(RunError, match="does not induce refusal"):
+        select(found)
+
+
+def test_ties_go_to_the_earliest_position_then_the_lowest_layer():
+    tied = [Candidate(-1, 2, -3.0), Candidate(-2, 4, -3.0), Candidate(-2, 3, -3.0)]
+    assert select(tied) == tied[2]
+    assert select([*tied, Candidate(-1, 1, -3.5)]).refusal == -3.5
