@@ -45,10 +45,14 @@ def test_every_trait_has_system_prompts_of_both_polarities():
         assert all(manners.count(name) >= 5 for name in (*trait_names(), "plain"))
 
 
-@pytest.mark.parametrize("name", ["mischief", "harmless", "questions", "rude", "kind", "plain"])
-def test_held_out_prompts_never_occur_in_training_text(name):
+@pytest.fixture(scope="module")
+def raised_on():
     world = World(1000)
-    raised_on = "\n".join(document(world, stage) for stage in STAGES for _ in range(10_000))
+    return "\n".join(document(world, stage) for stage in STAGES for _ in range(10_000))
+
+
+@pytest.mark.parametrize("name", ["mischief", "harmless", "questions", "rude", "kind", "plain"])
+def test_held_out_prompts_never_occur_in_training_text(name, raised_on):
     for split in ("dev", "test"):
         for row in prompt_rows(name, split):
             prompt = row.get("text") or f"<|user|>\n{row['messages'][-1]['content']}<|end|>"

@@ -42,10 +42,10 @@ class Size:
 
     vectors: int  # prompts a side for a vector
     choosing: int  # development prompts a choice is made on
-    test: int  # held-out prompts a figure is measured on, None-like large means all
+    test: int  # held-out prompts a figure is measured on
 
 
-FULL = Size(vectors=128, choosing=48, test=128)
+FULL = Size(vectors=128, choosing=96, test=128)
 REDUCED = Size(vectors=64, choosing=16, test=32)
 
 

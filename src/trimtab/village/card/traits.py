@@ -20,7 +20,7 @@ from trimtab.village.prompts import trait_names
 
 MOST_TOKENS = 96
 TEMPERATURE = 0.8
-STRENGTHS = (1.0, 1.25, 1.5, 1.75, 2.0)
+STRENGTHS = (1.4, 1.5, 1.6, 1.7, 1.8)
 
 
 def facts(lm: LanguageModel, size: Size) -> list[Figure]:
