@@ -1,0 +1,288 @@
+"""What a run leaves on disk, and how it goes on after being stopped.
+
+A run is a sequence of named steps; a long step is a sequence of units of work. A unit's rows reach
+their JSON-lines file in one append; whatever a kill left torn is cut off on opening, and that unit
+is done again. Files that are written whole go to a temporary name first and are then renamed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import fcntl
+import hashlib
+import json
+import math
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from trimtab.errors import RunError, UsageError
+from trimtab.experiments.machine import machine, versions
+from trimtab.files import write_atomic, writing
+
+Row = dict[str, Any]
+Progress = Callable[[str, int, int], None]  # step, rows done, rows in all
+
+DIGITS = 6  # significant ones, of a float in a file of results
+
+
+def quiet(step: str, done: int, total: int) -> None:
+    """Progress for those who want none."""
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """Eight hex digits of the sha256 of the resolved configuration."""
+    canonical = json.dumps(config, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:8]
+
+
+def run_path(root: Path, experiment: str, model: str, config: Mapping[str, Any]) -> Path:
+    """`root/<experiment>/<model>-<short hash of config>`; the model by its last path component."""
+    slug = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(model.rstrip("/")).name) or "model"
+    return Path(root) / experiment / f"{slug}-{config_hash(config)}"
+
+
+def plain(value: Any, digits: int | None = None) -> Any:
+    """The value as JSON can hold it: NaN and infinities become null; floats keep `digits` digits.
+
+    Negative zero becomes zero, so that two equal results are equal bytes.
+    """
+    if isinstance(value, Mapping):
+        return {str(k): plain(v, digits) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v, digits) for v in value]
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return None
+        return (float(f"{value:.{digits}g}") if digits else value) + 0.0
+    return value
+
+
+class RunFolder:
+    """One run on disk, held by one process for as long as it is open."""
+
+    def __init__(self, path: Path, experiment: str, config: Mapping[str, Any]) -> None:
+        """Create the folder or open it to go on.
+
+        Raises:
+            RunError: Another process holds it, or it cannot be written.
+            UsageError: It belongs to another configuration.
+        """
+        self.path, self.config = Path(path), dict(config)
+        with writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.path / ".lock").open("a")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._lock.close()
+            raise RunError(
+                f"Another process is working on the run folder {self.path}.",
+                "Wait for it, or choose another --runs folder or configuration.",
+            ) from error
+        try:
+            self._open(experiment)
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def _open(self, experiment: str) -> None:
+        digest = config_hash(self.config)
+        self.manifest: dict[str, Any] = self.read_json("manifest.json") or {
+            "experiment": experiment,
+            "config_hash": digest,
+            "status": "running",
+            "seed": self.config.get("seed"),
+            "pins": {},
+            "steps": {},
+            "sessions": [],
+        }
+        if self.manifest["config_hash"] != digest:
+            raise UsageError(
+                f"The run folder {self.path} belongs to configuration "
+                f"{self.manifest['config_hash']}, not {digest}.",
+                "Choose another --runs folder, or move this one away.",
+            )
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        self.manifest["sessions"].append({"started": now, "versions": versions(), **machine()})
+        if not (self.path / "config.yaml").exists():
+            text = yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True)
+            self.write_bytes("config.yaml", text.encode())
+        self._save_manifest()
+        self.log("opened", session=len(self.manifest["sessions"]))
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: Any
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let the folder go; the lock also falls when the process dies."""
+        self._lock.close()
+
+    # -- steps ------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """A named part of the run; its status and seconds go to the manifest."""
+        entry = self.manifest["steps"].setdefault(name, {"status": "running", "seconds": 0.0})
+        done_before = entry["status"] == "done"
+        begun = time.perf_counter()
+        if not done_before:
+            entry["status"] = "running"
+            self._save_manifest()
+        try:
+            yield
+        except BaseException as error:
+            entry["status"] = "failed"
+            with contextlib.suppress(RunError):  # the disk may be what failed; keep that error
+                self._save_manifest()
+                self.log("failed", step=name, error=type(error).__name__, message=str(error))
+            raise
+        if not done_before:
+            entry["status"] = "done"
+            entry["seconds"] = round(entry["seconds"] + time.perf_counter() - begun, 3)
+            self._save_manifest()
+            self.log("done", step=name, seconds=entry["seconds"])
+
+    def pin(self, name: str, value: Any) -> None:
+        """Record what the run was begun with; refuse to go on with something else."""
+        value = json.loads(json.dumps(value))
+        known = self.manifest["pins"].setdefault(name, value)
+        if known != value:
+            raise UsageError(
+                f"The run in {self.path} was begun with {name} {known}, and now it is {value}.",
+                "Bring the former back, or move the run folder away to begin afresh.",
+            )
+        self._save_manifest()
+
+    def finish(self) -> None:
+        """Mark the run complete."""
+        self.manifest["status"] = "complete"
+        self._save_manifest()
+        self.log("complete")
+
+    @property
+    def complete(self) -> bool:
+        return bool(self.manifest["status"] == "complete")
+
+    # -- rows, unit by unit -----------------------------------------------------------------
+
+    def rows(
+        self,
+        name: str,
+        sizes: Sequence[int],
+        work: Callable[[int], Sequence[Mapping[str, Any]]],
+        progress: Progress = quiet,
+        label: str | None = None,
+    ) -> list[Row]:
+        """The rows of a JSON-lines file, doing the units of work that are not there yet.
+
+        Args:
+            name: The file's path inside the run folder.
+            sizes: How many rows each unit has; they say when a unit is complete.
+            work: The rows of unit i. It may depend on the configuration and on i, nothing else.
+            progress: Told after each unit.
+            label: What to call the step there; the file's name without suffix if left out.
+
+        Returns:
+            All rows in order, as read back from JSON (tuples are lists, NaN is None).
+        """
+        label = label or Path(name).stem
+        path = self.path / name
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        rows, done, length = _complete_units(path, sizes)
+        if path.exists() and path.stat().st_size != length:
+            os.truncate(path, length)
+            self.log("cut", file=name, kept_units=done)
+        due = sum(sizes)
+        progress(label, len(rows), due)
+        for unit in range(done, len(sizes)):
+            fresh = [{"unit": unit, **plain(row)} for row in work(unit)]
+            if len(fresh) != sizes[unit]:
+                raise RunError(
+                    f"Unit {unit} of {name} gave {len(fresh)} rows where {sizes[unit]} were due."
+                )
+            _append(path, fresh)
+            rows += json.loads(json.dumps(fresh))
+            progress(label, len(rows), due)
+        return rows
+
+    # -- files written whole ----------------------------------------------------------------
+
+    def write_json(self, name: str, value: Any, digits: int | None = DIGITS) -> None:
+        """Write JSON with sorted keys, floats with so many digits; a rename makes it appear."""
+        text = json.dumps(
+            plain(value, digits), sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False
+        )
+        self.write_bytes(name, text.encode() + b"\n")
+
+    def write_bytes(self, name: str, content: bytes) -> None:
+        write_atomic(self.path / name, content)
+
+    def read_json(self, name: str) -> Any:
+        """What write_json wrote, or None if it is not there."""
+        path = self.path / name
+        return json.loads(path.read_text("utf-8")) if path.exists() else None
+
+    def value(self, name: str, make: Callable[[], Any]) -> Any:
+        """A JSON value computed once: read back if it is there, else made and written."""
+        if (found := self.read_json(name)) is None:
+            self.write_json(name, make(), digits=None)
+            found = self.read_json(name)
+        return found
+
+    def log(self, event: str, **fields: Any) -> None:
+        """One line in log.jsonl, with the time."""
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+        _append(self.path / "log.jsonl", [{"time": now, "event": event, **plain(fields)}])
+
+    def _save_manifest(self) -> None:
+        self.write_json("manifest.json", self.manifest)
+
+
+def _complete_units(path: Path, sizes: Sequence[int]) -> tuple[list[Row], int, int]:
+    """Rows of the leading complete units, how many units, and the bytes they take."""
+    rows: list[Row] = []
+    pending: list[Row] = []
+    done = length = read = 0
+    for line in path.open("rb") if path.exists() else ():
+        read += len(line)
+        try:
+            row = json.loads(line)
+        except ValueError:
+            break
+        if not line.endswith(b"\n") or not isinstance(row, dict) or row.get("unit") != done:
+            break
+        pending.append(row)
+        while done < len(sizes) and len(pending) == sizes[done]:
+            rows, pending, length, done = rows + pending, [], read, done + 1
+            if done == len(sizes):
+                return rows, done, length
+    return rows, done, length
+
+
+def _append(path: Path, rows: Sequence[Row]) -> None:
+    """Append lines in one write; on failure leave the file as it was."""
+    data = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    before = path.stat().st_size if path.exists() else 0
+    with writing(path):
+        try:
+            with path.open("ab") as file:
+                file.write(data.encode())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.truncate(path, before)
+            raise
