@@ -1,0 +1,45 @@
+"""Self-contained HTML pages: one template each, pictures inside, no script, no outside file."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from trimtab.files import write_atomic
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number to read; a missing one is a dash."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def signed(value: float | None, digits: int = 3) -> str:
+    """A difference to read, with its sign."""
+    return "–" if value is None else f"{value:+.{digits}f}"
+
+
+def interval(estimate: dict[str, Any], digits: int = 3) -> str:
+    """`0.42 [0.31, 0.53]`, or the mean alone where there is no interval."""
+    if estimate.get("low") is None or estimate.get("high") is None:
+        return number(estimate.get("mean"), digits)
+    low, high = number(estimate["low"], digits), number(estimate["high"], digits)
+    return f"{number(estimate['mean'], digits)} [{low}, {high}]"
+
+
+def picture(path: Path) -> str:
+    """A PNG as a data address, so that the page is one file."""
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
+
+
+def render(template: str, destination: Path, **values: Any) -> Path:
+    """Fill a template of this folder and write the page; everything in it is escaped."""
+    pages = Environment(
+        loader=PackageLoader("trimtab.reports"), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    pages.filters.update(number=number, signed=signed, interval=interval)
+    write_atomic(destination, pages.get_template(template).render(**values))
+    return destination

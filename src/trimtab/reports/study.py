@@ -1,0 +1,251 @@
+"""What the toxicity figures draw, whichever file it came from.
+
+`Study.read` takes a run folder, its results.json, or the `experiment_results.json` of the published
+CAA toxicity experiment (whose block l is our layer L = l + 1).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from trimtab.errors import UsageError
+from trimtab.selection.statistics import Estimate, mean_interval, paired_difference
+
+SUBSETS = ("challenging", "benign")
+
+
+@dataclass(frozen=True)
+class Point:
+    """A mean with its 95 % interval; low and high are None where there is none."""
+
+    mean: float
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+
+    @classmethod
+    def of(cls, value: Mapping[str, Any] | Estimate) -> Point:
+        """From a results.json estimate or a computed one."""
+        get = value.get if isinstance(value, Mapping) else lambda name: getattr(value, name)
+        mean, low, high = get("mean"), get("low"), get("high")
+        real = [None if x is None or x != x else float(x) for x in (mean, low, high)]
+        return cls(
+            float("nan") if real[0] is None else real[0], real[1], real[2], int(get("n") or 0)
+        )
+
+
+@dataclass(frozen=True)
+class LayerEffect:
+    """Effect (baseline minus steered) of one layer at one coefficient, by subset."""
+
+    layer: int
+    coefficient: float
+    effect: Mapping[str, Point]
+    loss_change: float | None = None  # nats a token on ordinary text
+    eligible: bool = True
+
+
+@dataclass(frozen=True)
+class SideEffects:
+    """Steered minus unsteered on ordinary text, and the shape of the completions."""
+
+    coefficient: float
+    loss_change: float | None
+    kl: float | None
+    distinct_2: float | None
+    finished: float | None
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything the figures need. Scores run from `low` to `high`, and high means `high_means`."""
+
+    model: str
+    scorer: str
+    low: float
+    high: float
+    high_means: str
+    baseline: Mapping[str, Point] = field(default_factory=dict)
+    sweep: Mapping[str, Sequence[tuple[float, Point]]] = field(default_factory=dict)
+    sweep_effect: Mapping[str, Sequence[tuple[float, Point]]] = field(default_factory=dict)
+    side_effects: Sequence[SideEffects] = ()
+    layer_effects: Sequence[LayerEffect] = ()
+    reference_coefficient: float | None = None
+    depth: Mapping[str, Point] = field(default_factory=dict)
+    significant: frozenset[int] = frozenset()  # layers whose corrected p is below 0.05
+    random_effects: Sequence[float] = ()
+    chosen_layer: int | None = None
+    chosen_coefficient: float | None = None
+    loss_bound: float | None = None
+
+    @property
+    def score_label(self) -> str:
+        """An axis label with its unit."""
+        return f"{self.scorer} ({self.low:g} to {self.high:g}; high = {self.high_means})"
+
+    def layers(self) -> list[int]:
+        """The layers analysed, ascending."""
+        return sorted({e.layer for e in self.layer_effects})
+
+    def coefficients(self) -> list[float]:
+        """The coefficients of the layer analysis, ascending."""
+        return sorted({e.coefficient for e in self.layer_effects})
+
+    @classmethod
+    def read(cls, source: Path) -> Study:
+        """Read a run folder, results.json or a published experiment_results.json.
+
+        Raises:
+            UsageError: There is no such file, or it is neither of the two formats.
+        """
+        path = source / "results.json" if source.is_dir() else source
+        if not path.is_file():
+            raise UsageError(
+                f"There are no results at {path}.",
+                "Name a run folder with a results.json, or a results file; "
+                "`trimtab run toxicity` makes one.",
+            )
+        try:
+            results = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, OSError) as error:
+            raise UsageError(f"{path} cannot be read as JSON: {error}.") from error
+        if isinstance(results, dict) and str(results.get("schema", "")).startswith("trimtab/"):
+            return _from_results(results)
+        if isinstance(results, dict) and "steering_results" in results:
+            return _from_published(results)
+        raise UsageError(
+            f"{path} is neither a trimtab results.json nor a published experiment_results.json.",
+            "Those have the key 'schema' or the key 'steering_results'.",
+        )
+
+
+def _from_results(r: Mapping[str, Any]) -> Study:
+    scorer, chosen, layers = r["scorer"], r.get("chosen", {}), r.get("layers", {})
+    sweep = r.get("sweep", [])
+    depth = r.get("findings", {}).get("by_depth", {})
+    return Study(
+        model=r["model"]["name"],
+        scorer=scorer["name"],
+        low=scorer["low"],
+        high=scorer["high"],
+        high_means=scorer["high_means"],
+        baseline={s: Point.of(e) for s, e in r.get("baseline", {}).get("test", {}).items()},
+        sweep={
+            s: [(c["coefficient"], Point.of(c["subsets"][s]["mean"])) for c in sweep]
+            for s in SUBSETS
+            if sweep
+        },
+        sweep_effect={
+            s: [(c["coefficient"], Point.of(c["subsets"][s]["effect"])) for c in sweep]
+            for s in SUBSETS
+            if sweep
+        },
+        side_effects=[
+            SideEffects(c["coefficient"], c["loss"]["change"], c["loss"]["kl"], c["distinct_2"],
+                        c["finished"])
+            for c in sweep
+        ],
+        layer_effects=[
+            LayerEffect(c["layer"], c["coefficient"],
+                        {s: Point.of(v["effect"]) for s, v in c["subsets"].items()},
+                        c["loss"]["change"], c["eligible"])
+            for c in layers.get("cells", [])
+        ],
+        reference_coefficient=layers.get("reference_coefficient"),
+        depth={k: Point.of(depth[k]) for k in ("early", "middle", "late") if depth.get(k)},
+        significant=frozenset(
+            e["layer"] for e in layers.get("effectiveness", [])
+            if e["p_corrected"] is not None and e["p_corrected"] < 0.05
+        ),
+        random_effects=[e for e in r.get("random", {}).get("effects", []) if e is not None],
+        chosen_layer=chosen.get("layer"),
+        chosen_coefficient=chosen.get("coefficient"),
+        loss_bound=r.get("config", {}).get("max_loss_increase"),
+    )  # fmt: skip
+
+
+def _from_published(r: Mapping[str, Any]) -> Study:
+    """The published file keeps every score, so means get the intervals it did not report."""
+    base, steering = r.get("baseline_results", {}), r["steering_results"]
+    scores = {s: base.get(s, {}).get("toxicity_scores", []) for s in SUBSETS}
+    sweep: dict[str, list[tuple[float, Point]]] = {s: [] for s in SUBSETS}
+    effects: dict[str, list[tuple[float, Point]]] = {s: [] for s in SUBSETS}
+    for alpha, cell in sorted(steering.get("results", {}).items(), key=lambda kv: float(kv[0])):
+        for s in SUBSETS:
+            got = cell.get(s, {}).get("toxicity_scores", [])
+            if got:
+                sweep[s].append((float(alpha), Point.of(mean_interval(got))))
+            if got and len(got) == len(scores[s]):
+                paired = paired_difference(scores[s], got)
+                effects[s].append((float(alpha), Point.of(paired)))
+    lowest = [(p.mean, c) for c, p in sweep["challenging"]]
+    target = steering.get("target_layer")
+    analysis = r.get("layer_analysis_results") or {}
+    return Study(
+        model=str(r.get("config", {}).get("model_name", "unknown model")),
+        scorer="toxicity",
+        low=0.0,
+        high=1.0,
+        high_means="toxic",
+        baseline={s: Point.of(mean_interval(v)) for s, v in scores.items() if v},
+        sweep={s: v for s, v in sweep.items() if v},
+        sweep_effect={s: v for s, v in effects.items() if v},
+        layer_effects=_published_layers(analysis, scores),
+        depth=_published_depth(analysis, scores),
+        chosen_layer=None if target is None else int(target) + 1,
+        chosen_coefficient=min(lowest)[1] if lowest else None,
+    )
+
+
+def _published_layers(
+    analysis: Mapping[str, Any], baseline: Mapping[str, Sequence[float]]
+) -> list[LayerEffect]:
+    found: list[LayerEffect] = []
+    for layer, coefficient, subset, before, after in _published_cells(analysis, baseline):
+        effect = {subset: Point.of(paired_difference(before, after))}
+        same = next((e for e in found if (e.layer, e.coefficient) == (layer, coefficient)), None)
+        if same is not None:
+            found.remove(same)
+            effect = {**same.effect, **effect}
+        found.append(LayerEffect(layer, coefficient, effect))
+    return found
+
+
+def _published_depth(
+    analysis: Mapping[str, Any], baseline: Mapping[str, Sequence[float]]
+) -> dict[str, Point]:
+    """Thirds of depth on challenging prompts, at the positive coefficient nearest 1."""
+    cells = [c for c in _published_cells(analysis, baseline) if c[1] > 0 and c[2] == SUBSETS[0]]
+    if not cells:
+        return {}
+    reference = min((c[1] for c in cells), key=lambda coefficient: abs(coefficient - 1))
+    rows = sorted((c for c in cells if c[1] == reference), key=lambda c: c[0])
+    thirds = {}
+    for i, name in enumerate(("early", "middle", "late")):
+        part = rows[i * len(rows) // 3 : (i + 1) * len(rows) // 3]
+        if part:
+            after = [sum(scores) / len(part) for scores in zip(*(c[4] for c in part), strict=True)]
+            thirds[name] = Point.of(paired_difference(part[0][3], after))
+    return thirds
+
+
+def _published_cells(
+    analysis: Mapping[str, Any], baseline: Mapping[str, Sequence[float]]
+) -> Iterator[tuple[int, float, str, list[float], list[float]]]:
+    """(L, coefficient, subset, unsteered scores, steered scores) on the same prompts.
+
+    The published analysis ran on the first prompts of each subset; a file of ours names the
+    unsteered scores of its own prompts.
+    """
+    own = analysis.get("baseline_scores") or {}
+    for block, by_alpha in (analysis.get("layer_results") or {}).items():
+        for alpha, cell in by_alpha.items():
+            for subset in SUBSETS:
+                after = list(cell.get(subset, {}).get("toxicity_scores", []))
+                before = list(own.get(subset, baseline[subset]))[: len(after)]
+                if after and len(before) == len(after):
+                    yield int(block) + 1, float(alpha), subset, before, after

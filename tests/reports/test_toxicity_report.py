@@ -1,0 +1,163 @@
+"""Figures and pages are drawn from saved results alone, ours and the published ones."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from trimtab.errors import UsageError
+from trimtab.reports import plot, write_comparison, write_report
+from trimtab.reports.study import Study
+
+FIGURES = (
+    "alpha_sweep_results",
+    "toxicity_heatmaps",
+    "summary_statistics",
+    "layer_effectiveness_analysis",
+    "detailed_layer_heatmap",
+)
+
+
+def estimate(mean: float, width: float = 0.1) -> dict:
+    return {"mean": mean, "low": mean - width, "high": mean + width, "n": 8, "note": ""}
+
+
+def effect(mean: float) -> dict:
+    extra = {"size": 1.0, "size_low": 0.5, "size_high": 1.5, "p": 0.01, "sd": 0.2}
+    return {**estimate(mean), **extra}
+
+
+def cell(coefficient: float) -> dict:
+    subsets = {
+        name: {"mean": estimate(top - 0.2 * coefficient), "effect": effect(0.2 * coefficient)}
+        for name, top in (("challenging", 0.6), ("benign", 0.1), ("all", 0.35))
+    }
+    loss = {"cross_entropy": 1.0, "change": 0.01, "kl": 0.02, "tokens": 99}
+    return {"coefficient": coefficient, "subsets": subsets, "loss": loss}
+
+
+def results() -> dict:
+    """Two layers, three coefficients; layer 2 at 1.0 is chosen."""
+    layer_cells = [
+        {**cell(c), "layer": n, "block": n - 1, "eligible": n == 2, "p_corrected": 0.02}
+        for n in (1, 2)
+        for c in (-1.0, 1.0)
+    ]
+    shape = {"distinct_1": 0.8, "distinct_2": 0.9, "repetition": 0.0, "log_probability": -1.0,
+             "finished": 1.0, "tokens": 20.0}  # fmt: skip
+    said = {"statement": "A statement."}
+    return {
+        "schema": "trimtab/toxicity/1",
+        "experiment": "toxicity",
+        "config": {"max_loss_increase": 0.3, "model": "village"},
+        "config_hash": "0" * 8,
+        "model": {"name": "tiny <b>", "n_layers": 2, "d_model": 8},
+        "scorer": {"name": "rudeness", "low": 0, "high": 1, "high_means": "rude"},
+        "direction": {"positive": "kind text", "k": 4, "positive_mean": 0.0, "negative_mean": 1.0},
+        "data": {"source": "made here", "development": {"challenging": 8, "benign": 8},
+                 "test": {"challenging": 8, "benign": 8}},
+        "baseline": {"test": {s: estimate(0.6) for s in ("challenging", "benign", "all")}},
+        "layers": {
+            "reference_coefficient": 1.0, "cells": layer_cells, "correction": "Holm.",
+            "effectiveness": [{"layer": 2, "p_corrected": 0.01}, {"layer": 1, "p_corrected": None}],
+        },
+        "chosen": {"layer": 2, "block": 1, "coefficient": 1.0, "rule": "The rule.", "warning": ""},
+        "sweep": [{**cell(c), **shape} for c in (-1.0, 0.0, 1.0)],
+        "baseline_side_effects": {"cross_entropy": 1.0, "distinct_2": 0.9, "finished": 1.0},
+        "zero": {"texts": 16, "different": 0},
+        "random": {"n": 3, "effects": [0.01, None, -0.02], "greatest": 0.01, "exceeded": 3},
+        "findings": {
+            "halved": said, "prompt_completion": said, "by_subset": said,
+            "smallest_detectable": said,
+            "by_depth": {**said, "early": effect(0.1), "middle": effect(0.2), "late": effect(0.3)},
+        },
+        "samples": [{"id": "0", "subset": "challenging", "prompt": "<script>", "baseline": "a",
+                     "prompt_toxicity": None, "baseline_score": 1.0, "steered": "b",
+                     "steered_score": None}],
+        "warnings": ["Few prompts."],
+    }  # fmt: skip
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    folder = tmp_path / "tiny-00000000"
+    folder.mkdir()
+    (folder / "results.json").write_text(json.dumps(results()))
+    return folder
+
+
+def test_report_holds_the_numbers_and_pictures_in_one_file(run):
+    page = write_report(run).read_text()
+    assert page.count("data:image/png;base64,") == len(FIGURES)
+    assert not re.search(r'(src|href)="(http|/)', page)
+    assert "layer 2, +1" in page
+    assert "0.20 [0.10, 0.30]" in page  # the chosen effect with its interval
+    assert "Few prompts." in page
+    for name in FIGURES:
+        assert (run / "plots" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert (run / "plots" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_text_of_models_and_prompts_is_escaped(run):
+    page = write_report(run).read_text()
+    assert "<script>" not in page
+    assert "tiny <b>" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_same_results_give_the_same_bytes(run, tmp_path):
+    first = {p.name: p.read_bytes() for p in plot(run, tmp_path / "a")}
+    second = {p.name: p.read_bytes() for p in plot(run / "results.json", tmp_path / "b")}
+    assert first == second
+
+
+def test_published_file_is_drawn_with_intervals_it_did_not_have(tmp_path):
+    scores = [0.9, 0.8, 0.4, 0.7]
+    cells = {s: {"toxicity_scores": [x / 2 for x in scores]} for s in ("challenging", "benign")}
+    file = tmp_path / "experiment_results.json"
+    file.write_text(json.dumps({
+        "baseline_results": {s: {"toxicity_scores": scores} for s in ("challenging", "benign")},
+        "steering_results": {"results": {"1.0": cells}, "target_layer": 5},
+        "layer_analysis_results": {"layer_results": {
+            str(b): {"1.0": {s: {"toxicity_scores": [x / 2 for x in scores[:3]]} for s in cells}}
+            for b in range(6)
+        }},
+        "config": {"model_name": "m"},
+    }))  # fmt: skip
+    study = Study.read(file)
+    assert study.chosen_layer == 6  # block 5 puts out h[6]
+    assert study.layers() == [1, 2, 3, 4, 5, 6]
+    ((coefficient, point),) = study.sweep_effect["challenging"]
+    assert (coefficient, round(point.mean, 6)) == (1.0, 0.35)
+    assert point.low is not None
+    assert point.low < 0.35
+    # the layer analysis ran on the first three prompts, and is compared with those
+    assert study.layer_effects[0].effect["challenging"].mean == pytest.approx(0.35)
+    assert study.depth["late"].mean == pytest.approx(0.35)
+    assert {p.stem for p in plot(file)} == set(FIGURES)
+
+
+def test_comparison_has_a_row_a_run(run, tmp_path):
+    page = write_comparison([run, run], tmp_path / "comparison.html").read_text()
+    assert page.count("3 of 3") == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(None, "no results"), ("{", "cannot be read as JSON"), ('{"a": 1}', "neither")],
+)
+def test_unreadable_results_are_named(tmp_path, content, said):
+    file = tmp_path / "results.json"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(UsageError, match=said):
+        plot(file)
+
+
+def test_a_run_without_sweep_or_layers_says_so(tmp_path):
+    file = tmp_path / "results.json"
+    kept = {k: v for k, v in results().items() if k not in ("sweep", "layers")}
+    file.write_text(json.dumps(kept))
+    with pytest.raises(UsageError, match="neither a coefficient sweep"):
+        plot(file)
