@@ -1,0 +1,43 @@
+"""`trimtab doctor`: is this machine ready, and if not, what to do."""
+
+from pathlib import Path
+
+
+def doctor(
+    *, model: str | None = None, recipe: str | None = None, runs: Path = Path("runs")
+) -> int:
+    """Check Python, packages, device, disk, tokens, model, scorer and one steered forward pass.
+
+    The exit status is 1 if something failed, else 0. A scorer that is not here yet is downloaded.
+
+    Parameters
+    ----------
+    model
+        The model you mean to use.
+    recipe
+        The recipe you mean to run; its model, scorer and device are checked.
+    runs
+        Where you mean to keep runs.
+    """
+    from trimtab.cli import checks
+    from trimtab.cli.run import settings
+    from trimtab.experiments.toxicity_config import ToxicityConfig
+
+    chosen = {"model": model} if model else {}
+    config = ToxicityConfig.read(settings(recipe) | chosen)
+    failed = 0
+    for subject, found in {
+        "python": checks.python(),
+        "packages": checks.packages(),
+        "device": checks.device(config.device),
+        "disk": checks.disk(runs),
+        "tokens": checks.tokens(),
+        "model": checks.model(config.model),
+        "scorer": checks.scorer(config.scorer, config.scorer_label),
+        "steered pass": checks.steered_pass(config.model, config.device),
+    }.items():
+        for check in checks.known(found, subject):
+            failed += check.status == "fail"
+            remedy = f"\n{'':<20}{check.remedy}" if check.remedy else ""
+            print(f"{check.status:<5} {check.subject:<13} {check.found}{remedy}", flush=True)
+    return 1 if failed else 0
