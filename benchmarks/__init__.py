@@ -1,0 +1,1 @@
+"""trimtab timed beside the plain call it replaces, in one run: `python -m benchmarks`."""
