@@ -40,7 +40,7 @@ test: $(INSTALLED)  ## Run the tests.
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 accept: $(INSTALLED)  ## Measure the acceptance figures at full size.
-	$(BIN)/trimtab village card
+	$(BIN)/python -m benchmarks.accept
 
 lint: $(INSTALLED)  ## Check style and types.
 	$(BIN)/ruff check .

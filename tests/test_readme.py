@@ -1,0 +1,86 @@
+"""The Python in the README and the manual runs as it stands, and the commands exist."""
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trimtab.cli import main
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def _blocks(page: Path, language: str) -> list[str]:
+    text = page.read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def _run(page: Path) -> dict[str, Any]:
+    names: dict[str, Any] = {}
+    for block in _blocks(page, "python"):
+        exec(compile(block, page.name, "exec"), names)
+    return names
+
+
+def test_the_readme_s_ten_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import trimtab as tt
+
+    monkeypatch.chdir(tmp_path)
+    names = _run(ROOT / "README.md")
+    lines = capsys.readouterr().out.splitlines()
+    plain = [line[1:] for line in lines if line.startswith("0")]
+    steered = [line[1:] for line in lines if line.startswith("1")]
+    assert len(plain) == len(steered) == len(names["prompts"]) == 3
+    assert plain != steered
+    assert tt.load_vector("kindness.safetensors").cosine(names["vector"])[4] > 0.9999
+
+
+@pytest.mark.parametrize(
+    "page", [p for p in PAGES[1:] if p.name != "architecture.md"], ids=lambda page: page.name
+)
+def test_the_manual_s_python_runs(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    _run(page)
+
+
+def _commands() -> list[str]:
+    lines = [line for page in PAGES for block in _blocks(page, "sh") for line in block.splitlines()]
+    return sorted({line.split("#")[0].strip() for line in lines if line.startswith("trimtab ")})
+
+
+@pytest.mark.parametrize("command", _commands())
+def test_the_commands_in_the_pages_parse(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trimtab import cli
+
+    words = shlex.split(command)[1:]
+    called, _, _ = cli.app.parse_args(words, exit_on_error=False, print_error=False)
+    assert called.__module__.startswith("trimtab.cli.")
+    assert main([*words, "--help"]) == 0
+    assert capsys.readouterr().out
+
+
+def test_every_make_target_in_the_readme_exists() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    named = set(
+        re.findall(
+            r"(?:^|`)make ([a-z]+)", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE
+        )
+    )
+    assert {"demo", "test"} <= named
+    for target in named:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_the_readme_s_files_exist() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for link in re.findall(r"\]\(((?!http)[^)]+)\)", text):
+        assert (ROOT / link).exists(), link
