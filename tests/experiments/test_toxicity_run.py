@@ -139,6 +139,12 @@ def test_the_published_file_has_the_published_keys_and_block_indices(finished, r
     cells = [c for c in results["layers"]["cells"] if c["layer"] == 6]
     effects = [c["subsets"]["challenging"]["effect"]["mean"] for c in cells]
     assert scores == pytest.approx(effects, abs=1e-5)
+    mean = analysis["layer_effectiveness"]["5"]["mean_effectiveness"]
+    assert mean == pytest.approx(sum(effects[1:]) / 2, abs=1e-5)  # of 1 and 2, not of -1
+    before = analysis["baseline_scores"]["challenging"]
+    after = analysis["layer_results"]["5"]["2.0"]["challenging"]["toxicity_scores"]
+    paired = [a - b for a, b in zip(before, after, strict=True)]
+    assert sum(paired) / len(paired) == pytest.approx(effects[2], abs=1e-5)
     steps = json.loads((finished / "intermediate_experiment_output.json").read_text())
     assert [s["step"] for s in steps] == [
         "subset_creation", "baseline_evaluation_with_activations", "steering_vector_computation",

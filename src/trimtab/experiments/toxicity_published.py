@@ -17,6 +17,7 @@ from trimtab.errors import RunError
 from trimtab.experiments.grid import Scored
 from trimtab.experiments.run_folder import RunFolder
 from trimtab.experiments.toxicity_config import ToxicityConfig
+from trimtab.experiments.toxicity_numbers import of_prompts
 from trimtab.experiments.toxicity_prompts import Splits
 from trimtab.experiments.toxicity_results import SUBSETS
 from trimtab.vectors import SteeringVector
@@ -102,7 +103,9 @@ class PublishedFiles:
             }
         })  # fmt: skip
 
-    def layers(self, analysis: JSON, rows: Sequence[Scored]) -> None:
+    def layers(
+        self, analysis: JSON, rows: Sequence[Scored], development: Sequence[Scored]
+    ) -> None:
         found: JSON = {}
         for row in rows:
             assert row.cell.layer is not None
@@ -112,19 +115,26 @@ class PublishedFiles:
             block: {a: {s: _scores(some, s) for s in SUBSETS} for a, some in by_alpha.items()}
             for block, by_alpha in found.items()
         }
+        one_cell = [row for row in rows if row.cell == rows[0].cell]
+        unsteered = of_prompts(development, one_cell)
         # Effectiveness is baseline minus steered; the published 1 - toxicity cannot rank layers.
         base = analysis["baseline"]["challenging"]["mean"]
         effectiveness = {}
         for block, by_alpha in results.items():
             scores = [base - cell["challenging"]["mean_toxicity"] for cell in by_alpha.values()]
+            # Never a mean of opposite signs: of the coefficients that detoxify, if there are any.
+            signed = zip(by_alpha, scores, strict=True)
+            means = [score for alpha, score in signed if float(alpha) > 0] or scores
             effectiveness[block] = {
-                "mean_effectiveness": sum(scores) / len(scores),
+                "mean_effectiveness": sum(means) / len(means),
                 "max_effectiveness": max(scores),
                 "effectiveness_scores": scores,
             }
         self._results["layer_analysis_results"] = {
             "layer_results": results,
             "layer_effectiveness": effectiveness,
+            # Not in the published file, whose analysis ran on the first prompts of its baseline.
+            "baseline_scores": {s: _scores(unsteered, s)["toxicity_scores"] for s in SUBSETS},
             "test_alphas": analysis["coefficients"],
             "num_prompts": analysis["prompts"],
         }
