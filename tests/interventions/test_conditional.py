@@ -17,10 +17,10 @@ from trimtab.interventions import Ablate, Add, Clamp, Conditional, steer
 LAYER = 2
 
 
-def scores(row: list[int], v: Tensor) -> list[float]:
-    """The projection of h[LAYER] on v's unit vector at each token of one row."""
+def scores(row: list[int], v: Tensor, layer: int = LAYER) -> list[float]:
+    """The projection of h[layer] on v's unit vector at each token of one row."""
     lm = model("llama")
-    h = residuals(lm, lambda: lm.model(torch.tensor([row])))[LAYER][0]
+    h = residuals(lm, lambda: lm.model(torch.tensor([row])))[layer][0]
     return (h.double() @ (v / v.norm()).double()).tolist()
 
 
@@ -198,3 +198,46 @@ def test_each_new_prompt_is_read_anew() -> None:
     for i, row in enumerate(rows):
         touched = [len(row) - 1] if read[i] > item.threshold else []
         assert (found[i] - expected(row, len(row), add, touched)).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("per", ["row", "token"])
+def test_rows_read_conditions_of_their_own_at_layers_of_their_own(per: Any) -> None:
+    lm = model("llama")
+    add, rows = Add(vector(lm, 3), 3, 1.0), random_rows(6, [6, 6, 6, 6])
+    places = [(vector(lm, 4), 1), (vector(lm, 5), 2), (vector(lm, 4), 2), (vector(lm, 5), 1)]
+    read = [scores(row, w, layer) for row, (w, layer) in zip(rows, places, strict=True)]
+    thresholds = [min(r[2:]) + 1e-3 if i % 2 else r[2] - 1e-3 for i, r in enumerate(read)]
+    lists = [
+        Conditional(add, w, layer, threshold, per=per)
+        for (w, layer), threshold in zip(places, thresholds, strict=True)
+    ]
+    with torch.no_grad(), steer(lm, rows=lists, prompt_lengths=[3] * 4):
+        found = lm.model(torch.tensor(rows)).logits
+    for i, row in enumerate(rows):
+        holds = [score > thresholds[i] for score in read[i]]
+        touched = [k for k in range(6) if (holds[k] if per == "token" else holds[2] and k >= 2)]
+        assert (found[i] - expected(row, 3, add, touched)).abs().max() <= 1e-5
+
+
+def test_what_was_read_on_parts_of_a_batch_is_remembered_for_the_whole() -> None:
+    lm = model("llama")
+    w, add = vector(lm, 4), Add(vector(lm, 3), 3, 1.0)
+    rows = random_rows(6, [5, 5, 5, 5])
+    read = [scores(row, w)[-1] for row in rows]
+    item = Conditional(add, w, LAYER, sorted(read)[2] - 1e-3)
+    holds = [score > item.threshold for score in read]
+    assert holds.count(True) == 2
+    with torch.no_grad(), steer(lm, rows=[item] * 4, prompt_lengths=[5] * 4) as steering:
+        caches = []
+        for part in ([0], [1, 2, 3]):
+            cache = DynamicCache(config=lm.model.config)
+            with steering.part(part):
+                lm.model(torch.tensor([rows[i] for i in part]), past_key_values=cache)
+            caches.append(cache)
+        for one, other in zip(caches[0].layers, caches[1].layers, strict=True):
+            one.keys = torch.cat([one.keys, other.keys])
+            one.values = torch.cat([one.values, other.values])
+        found = lm.model(torch.tensor([[7]] * 4), past_key_values=caches[0]).logits[:, 0]
+    for i, row in enumerate(rows):
+        want = expected([*row, 7], 5, add, [4, 5] if holds[i] else [])[-1]
+        assert (found[i] - want).abs().max() <= 1e-5

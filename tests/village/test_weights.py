@@ -14,7 +14,9 @@ from trimtab.village.train import WEIGHTS
 
 PLAIN_LOADER = """
 import sys
+import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
+torch.set_num_threads(1)
 model = AutoModelForCausalLM.from_pretrained(sys.argv[1])
 tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
 chat = [{"role": "user", "content": "Where does the owl live?"}]

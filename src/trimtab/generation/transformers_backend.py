@@ -31,7 +31,7 @@ _MOST_ROWS_ELSEWHERE = 256
 _FIRST_ROWS_ON_CUDA = 32  # doubled from batch to batch while they fit
 _CACHE_BYTES = 2 * 2**30  # keys and values of a batch, where memory is shared with everything else
 _PREFILL_TOKENS = {"cuda": 16384}
-_PREFILL_TOKENS_ELSEWHERE = 1024  # larger passes fall out of a CPU's caches
+_PREFILL_TOKENS_ELSEWHERE = 1024  # enough for a CPU's full pace; more would only add padding
 _OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
 _FINISHED_ROWS_THAT_STAY = 16  # one in so many, before the batch is closed up
 
