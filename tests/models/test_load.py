@@ -17,6 +17,7 @@ from trimtab.errors import UsageError
 from trimtab.models import LanguageModel, encode, load
 from trimtab.models.fingerprint import base_fingerprint, fingerprint
 from trimtab.models.load import _cause, _dtype
+from trimtab.models.threads import use_one_thread_if_small
 
 
 @pytest.fixture(scope="module")
@@ -357,3 +358,13 @@ def test_a_quantised_model_has_the_same_parts(
     with torch.no_grad():
         gap = lm.model(ids).logits.float() - village.model(ids).logits
     assert 0 < gap.abs().mean() < 1
+
+
+def test_a_small_model_runs_on_one_thread():
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        use_one_thread_if_small(load("village", device="cpu"))
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(threads)

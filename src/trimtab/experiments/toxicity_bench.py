@@ -16,6 +16,7 @@ from trimtab.experiments.toxicity_prompts import Splits, choose_prompts, read_sp
 from trimtab.experiments.toxicity_results import SCHEMA, SUBSETS
 from trimtab.interventions import Add
 from trimtab.models import LanguageModel, load
+from trimtab.models.threads import use_one_thread_if_small
 from trimtab.scoring import Calibration, Scorer, calibrate, scorer
 from trimtab.vectors import SteeringVector
 from trimtab.vectors.provenance import LAYER_CONVENTION
@@ -49,6 +50,7 @@ class Bench:
                 config.model, adapter=config.adapter, quantization=config.quantization,
                 dtype=config.dtype, device=config.device, device_map=config.device_map,
             )  # fmt: skip
+            use_one_thread_if_small(lm)
             folder.pin("weights", lm.fingerprint)
         return cls(config, folder, lm, judge, calibration, progress)
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from trimtab.models import LanguageModel, load
+from trimtab.models.threads import use_one_thread_if_small
 from trimtab.village.card.figure import FULL, REDUCED, Figure, Size
 from trimtab.village.card.refusal import refusal
 from trimtab.village.card.rudeness import rudeness
@@ -71,6 +72,7 @@ def measure(
         progress: Called with each section's name as it begins.
     """
     model = load("village") if lm is None else lm
+    use_one_thread_if_small(model)
     figures = {}
     for name in sections:
         progress(name)
