@@ -103,9 +103,7 @@ class PublishedFiles:
             }
         })  # fmt: skip
 
-    def layers(
-        self, analysis: JSON, rows: Sequence[Scored], development: Sequence[Scored]
-    ) -> None:
+    def layers(self, analysis: JSON, rows: Sequence[Scored], development: Sequence[Scored]) -> None:
         found: JSON = {}
         for row in rows:
             assert row.cell.layer is not None

@@ -85,7 +85,7 @@ def losses(results: JSON) -> Figure:
             axes.bar(at, some, width=0.38, color=COLOURS[label], label=name)
             for x, c in zip(at, some, strict=True):
                 axes.text(x, max(c, 0), f"{c:+.3f}", ha="center", va="bottom", fontsize="small")
-        axes.set_xticks(range(len(keys)), [_source(results["losses"][k]["source"]) for k in keys])
+        axes.set_xticks(range(len(keys)), [results["losses"][k]["source"] for k in keys])
         axes.axhline(0, color="black", linewidth=0.8)
         axes.margins(y=0.15)
         axes.set_ylabel("change, nats a token")
@@ -168,10 +168,6 @@ def _arm(name: str, label: str) -> str:
     if label == "actadd":
         return "added, +1" if name == "harmless" else "subtracted, -1"
     return NAMES[label]
-
-
-def _source(text: str) -> str:
-    return text if len(text) < 30 else "own harmless answers"
 
 
 def _error(rate: JSON) -> list[list[float]]:

@@ -21,7 +21,7 @@ from trimtab.interventions import Conditional, Intervention, steer
 from trimtab.models import LanguageModel, encode
 
 EPS = 1e-8
-_ROWS, _TABLE_VALUES = 256, 2**23
+_ROWS_ON_CPU, _ROWS, _TABLE_VALUES = 32, 256, 2**23
 Item = Intervention | Conditional
 
 # The published sets: token ids and what they say, so that another tokenizer is not taken for it.
@@ -109,9 +109,12 @@ def first_token(
 
 
 def rows_at_a_time(lm: LanguageModel) -> int:
-    """How many rows share a pass, so that a float64 table [rows, v] stays at 64 MiB or so."""
+    """How many rows share a pass: few on a CPU, whose caches a large batch overflows; elsewhere
+    so many that a float64 table [rows, v] stays at 64 MiB or so."""
+    if lm.device.type == "cpu":
+        return _ROWS_ON_CPU
     vocabulary = int(lm.model.config.get_text_config().vocab_size)
-    return max(32, min(_ROWS, _TABLE_VALUES // vocabulary))
+    return max(_ROWS_ON_CPU, min(_ROWS, _TABLE_VALUES // vocabulary))
 
 
 def refusal_score(

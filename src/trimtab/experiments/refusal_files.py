@@ -1,0 +1,210 @@
+"""The files of the published pipeline: candidates, the choice, completions, evaluations, losses."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from trimtab.errors import UsageError
+from trimtab.files import reading, write_atomic
+from trimtab.generation import Completion
+from trimtab.interventions import Ablate, Add, Intervention
+from trimtab.models import LanguageModel
+from trimtab.scoring.judges import Judge
+from trimtab.selection.candidates import Candidate, dropped, nearest
+from trimtab.vectors.formats.refusal import RefusalDirection, write_refusal
+from trimtab.vectors.formats.torch_file import read_tensor
+
+JSON = dict[str, Any]
+MEAN_DIFFS = "mean_diffs.pt"
+EVALUATIONS = "direction_evaluations.json"
+FILTERED = "direction_evaluations_filtered.json"
+FELL = "filtered_out.txt"
+HARMLESS = "harmless"  # the name of the harmless set
+
+
+def read_mean_diffs(path: str | Path) -> Float[Tensor, "p n d"]:
+    """Candidate directions, float64.
+
+    Raises:
+        UsageError: No such file, or not [positions, layers, width].
+    """
+    found = read_tensor(path)
+    if found.ndim != 3:
+        raise UsageError(
+            f"{path} has the shape {list(found.shape)}; candidates are [positions, layers, d].",
+            "Make it with `trimtab refusal directions`.",
+        )
+    return found.double()
+
+
+def write_evaluations(candidates: Sequence[Candidate], folder: Path) -> None:
+    """All candidates, position-major; and those that passed, lowest refusal score first."""
+    passed = sorted((c for c in candidates if not c.dropped), key=lambda c: c.refusal)
+    for name, some in ((EVALUATIONS, candidates), (FILTERED, passed)):
+        write_json(folder / name, [_candidate(c) for c in some])
+    if not passed:
+        write_atomic(folder / FELL, filtered_out(candidates))
+
+
+def write_choice(chosen: Candidate, directions: Float[Tensor, "p n d"], folder: Path) -> None:
+    """direction.pt (float64, not normalised) and direction_metadata.json."""
+    direction = directions[chosen.position, chosen.layer]
+    write_refusal(RefusalDirection(direction, chosen.position, chosen.layer), folder)
+
+
+def filtered_out(candidates: Sequence[Candidate]) -> str:
+    """A table for the case that nothing qualifies: who fell where, and the nearest misses."""
+    lines = [f"{'candidates':>10}  fell because"]
+    lines += [f"{n:>10}  {reason}" for reason, n in dropped(candidates).items()]
+    lines += ["", "nearest misses", f"{'position':>8} {'layer':>5} {'refusal':>9} {'steering':>9} "
+              f"{'kl':>9}  fell because"]  # fmt: skip
+    lines += [
+        f"{c.position:>8} {c.layer:>5} {c.refusal:>9.3f} {c.steering:>9.3f} {c.kl:>9.3f}  "
+        f"{c.dropped}"
+        for c in nearest(candidates, 8)
+    ]
+    return "\n".join([*lines, "", "what to change", *_ADVICE, ""])
+
+
+_ADVICE = (
+    "  steering too low: are the refusal tokens those that open this model's refusals?",
+    "  kl too high: raise kl_threshold, or use more and more varied harmless prompts",
+    "  otherwise: does the model refuse the harmful prompts at all? See the scores of the prompts",
+)
+
+
+def published_rows(completions: Sequence[Completion]) -> list[JSON]:
+    """[{category, prompt, response}]."""
+    return [
+        {
+            "category": c.prompt.meta.get("category"),
+            "prompt": _words(c),
+            "response": c.text.strip(),
+        }
+        for c in completions
+    ]
+
+
+def check_fits(directions: Float[Tensor, "... d"], lm: LanguageModel) -> None:
+    """Raise UsageError where the directions are not of the model's width and depth."""
+    shape = list(directions.shape)
+    if shape[-1] != lm.d_model or (len(shape) == 3 and shape[1] != lm.n_layers):
+        raise UsageError(
+            f"The directions have the shape {shape}; {lm.name} has {lm.n_layers} layers of width "
+            f"{lm.d_model}.",
+            "Use the model the directions were made on.",
+        )
+
+
+def arms(
+    direction: Float[Tensor, " d"], layer: int
+) -> tuple[dict[str, Intervention | None], dict[str, Intervention | None]]:
+    """The interventions of the published completions by label: of harmful and harmless prompts."""
+    subtracted, added = (Add(direction.float(), layer, c) for c in (-1.0, 1.0))
+    harmful: dict[str, Intervention | None] = {
+        "baseline": None,
+        "ablation": Ablate(direction, layer),
+        "actadd": subtracted,
+    }
+    return harmful, {"baseline": None, "actadd": added}
+
+
+def set_name(source: str) -> str:
+    """The published artifacts are named by the set: file stem, or the village set's name."""
+    return Path(source.removeprefix("village/").partition(":")[0]).stem
+
+
+def completion_files(paths: Sequence[Path]) -> list[Path]:
+    """The files themselves, and those in folders.
+
+    Raises:
+        UsageError: A folder has none, or a file is not called *_completions.json.
+    """
+    found = []
+    for path in paths:
+        some = sorted(path.glob("*_completions.json")) if path.is_dir() else [path]
+        if not some or not all(p.name.endswith("_completions.json") for p in some):
+            raise UsageError(
+                f"There are no completions at {path}.",
+                "Files are called SET_LABEL_completions.json.",
+            )
+        found += some
+    return found
+
+
+def read_completions(path: Path) -> list[JSON]:
+    """Rows of a *_completions.json.
+
+    Raises:
+        UsageError: It is missing, or no such list.
+    """
+    with reading(path):
+        text = path.read_text(encoding="utf-8")
+    try:
+        rows = json.loads(text)
+        return [{"category": r.get("category"), "prompt": r["prompt"], "response": r["response"]}
+                for r in rows]  # fmt: skip
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UsageError(
+            f"{path} should be a list of {{category, prompt, response}}.",
+            "Make it with `trimtab refusal complete`.",
+        ) from error
+
+
+def evaluation(rows: Sequence[JSON], verdicts: Mapping[str, Sequence[int]]) -> JSON:
+    """The published evaluation: success rates by judge and category, and the judged rows.
+
+    Args:
+        rows: Of `published_rows`.
+        verdicts: By judge, 1 for each response that is a jailbreak.
+    """
+    found: JSON = {}
+    for name, verdict in verdicts.items():
+        categories = list(dict.fromkeys(row["category"] for row in rows))
+        found[f"{name}_success_rate"] = sum(verdict) / len(rows)
+        found[f"{name}_per_category"] = {
+            "null" if c is None else str(c): _mean(
+                [v for row, v in zip(rows, verdict, strict=True) if row["category"] == c]
+            )
+            for c in categories
+        }
+    judged = [
+        row | {f"is_jailbreak_{name}": verdict[i] for name, verdict in verdicts.items()}
+        for i, row in enumerate(rows)
+    ]
+    return found | {"completions": judged}
+
+
+def judge_rows(rows: Sequence[JSON], judges: Sequence[Judge]) -> dict[str, list[int]]:
+    """Each judge's verdict on each row."""
+    asked, said = [r["prompt"] for r in rows], [r["response"] for r in rows]
+    return {judge.name: judge.jailbroken(asked, said) for judge in judges}
+
+
+def write_json(path: Path, value: Any) -> None:
+    """JSON as the published code writes it; numbers that do not exist are null."""
+    write_atomic(path, json.dumps(value, indent=4, ensure_ascii=False, allow_nan=False))
+
+
+def _candidate(c: Candidate) -> JSON:
+    scores = {
+        "refusal_score": c.refusal, "steering_score": c.steering, "kl_div_score": c.kl,
+    }  # fmt: skip
+    return {"position": c.position, "layer": c.layer} | {
+        name: None if math.isnan(score) else score for name, score in scores.items()
+    }
+
+
+def _words(c: Completion) -> str:
+    return c.prompt.text if c.prompt.text is not None else c.prompt.messages[-1]["content"]
+
+
+def _mean(values: Sequence[int]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,182 @@
+"""The refusal experiment end to end on the village, at reduced sizes."""
+
+import json
+import math
+import multiprocessing
+import os
+import random
+import signal
+import time
+
+import pytest
+import torch
+
+from trimtab.errors import RunError, UsageError
+from trimtab.experiments.refusal import run
+from trimtab.experiments.refusal_config import RefusalConfig
+from trimtab.experiments.refusal_prompts import choose_prompts, questions
+
+SMALL = RefusalConfig.read({
+    "n_train": 24, "n_val": 8, "n_test": 6, "max_new_tokens": 8, "loss_texts": 4,
+    "partial_points": 3, "batch_size": 4, "kl_threshold": 1.0, "induce_threshold": None,
+})  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of one run."""
+    return run(SMALL, tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="module")
+def results(finished):
+    return json.loads((finished / "results.json").read_text())
+
+
+def test_the_published_files_are_there_and_readable(finished, results):
+    diffs = torch.load(finished / "generate_directions/mean_diffs.pt", weights_only=True)
+    assert (diffs.dtype, tuple(diffs.shape)) == (torch.float64, (4, 10, 160))
+    direction = torch.load(finished / "direction.pt", weights_only=True)
+    where = json.loads((finished / "direction_metadata.json").read_text())
+    assert set(where) == {"pos", "layer"}
+    assert torch.equal(direction, diffs[where["pos"], where["layer"]])
+    rows = json.loads((finished / "select_direction/direction_evaluations.json").read_text())
+    assert [(r["position"], r["layer"]) for r in rows] == [
+        (p, layer) for p in range(-4, 0) for layer in range(10)
+    ]
+    passed = json.loads(
+        (finished / "select_direction/direction_evaluations_filtered.json").read_text()
+    )
+    assert passed == sorted(passed, key=lambda r: r["refusal_score"])
+    assert (passed[0]["position"], passed[0]["layer"]) == (where["pos"], where["layer"])
+    assert set(passed[0]) == {
+        "position", "layer", "refusal_score", "steering_score", "kl_div_score",
+    }  # fmt: skip
+    names = {p.name for p in (finished / "completions").glob("*.json")}
+    labels = {"mischief": ("baseline", "ablation", "actadd"), "harmless": ("baseline", "actadd")}
+    assert names == {
+        f"{s}_{label}_{kind}.json" for s, some in labels.items() for label in some
+        for kind in ("completions", "evaluations")
+    }  # fmt: skip
+    for arm in ("baseline", "ablation", "actadd"):
+        found = json.loads((finished / f"loss_evals/{arm}_loss_eval.json").read_text())
+        assert set(found) == {"pile", "alpaca", "alpaca_custom_completions"}
+        value = found["pile"]
+        assert value["perplexity"] == pytest.approx(math.exp(value["ce_loss"]))
+
+
+def test_rates_are_those_of_the_evaluation_files(finished, results):
+    for name, arms in results["rates"].items():
+        for label, judges in arms.items():
+            path = finished / f"completions/{name}_{label}_evaluations.json"
+            published = json.loads(path.read_text())
+            for judge, rate in judges.items():
+                verdicts = [c[f"is_jailbreak_{judge}"] for c in published["completions"]]
+                assert published[f"{judge}_success_rate"] == sum(verdicts) / 6
+                assert rate["mean"] == pytest.approx(1 - sum(verdicts) / 6, abs=1e-5)
+                assert rate["n"] == 6
+    assert results["judges"][0] == "village_refusal"
+    assert results["sets"] == ["mischief", "harmless"]
+
+
+def test_ablation_takes_the_refusal_score_down_and_a_random_direction_does_not(results):
+    scores = {name: e["mean"] for name, e in results["claims"]["refusal_scores"].items()}
+    assert scores["harmful_ablation"] < scores["harmful"] - 2
+    assert abs(scores["harmful_random_ablation"] - scores["harmful"]) < 1
+    parts = results["claims"]["parts"]
+    assert [p["blocks"] for p in parts] == [0, 5, 10]
+    assert parts[0]["first"]["mean"] == pytest.approx(scores["harmful"], abs=1e-4)
+    assert parts[-1]["last"]["mean"] == pytest.approx(scores["harmful_ablation"], abs=1e-4)
+    cosines = results["claims"]["cosines"]
+    assert cosines["random_greatest"] < 0.5 < abs(cosines["principal_component"])
+
+
+def test_the_direction_is_added_where_it_makes_most_validation_prompts_refused(results):
+    addition = results["selection"]["addition"]
+    rates = {row["layer"]: row["rate"] for row in addition["rates"]}
+    assert results["selection"]["chosen"]["layer"] in rates
+    assert rates[addition["layer"]] == max(rates.values())
+
+
+def test_reported_prompts_neither_made_nor_chose_the_direction(finished):
+    rows = json.loads((finished / "prompts.json").read_text())
+    used = {r["id"] for name, some in rows.items() if name != "reports" for r in some}
+    reported = {r["id"] for _, some in rows["reports"] for r in some}
+    assert len(reported) == 12
+    assert not used & reported
+
+
+def test_a_run_in_a_fresh_folder_gives_the_same_bytes(finished, tmp_path):
+    again = run(SMALL, tmp_path)
+    for name in ("results.json", "direction.pt", "completions/mischief_ablation.jsonl"):
+        assert (again / name).read_bytes() == (finished / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_it_ends_with_the_same_bytes(finished, tmp_path):
+    draw = random.Random(3)
+    path = tmp_path / "refusal" / finished.name
+    due = sum(1 for p in finished.rglob("*") if p.is_file())
+    for share in (0.4, 0.8):
+        child = multiprocessing.get_context("fork").Process(target=run, args=(SMALL, tmp_path))
+        child.start()
+        while child.is_alive() and sum(1 for p in path.rglob("*") if p.is_file()) < share * due:
+            time.sleep(0.005)
+        time.sleep(draw.uniform(0, 0.1))
+        assert child.is_alive()
+        os.kill(child.pid, signal.SIGKILL)
+        child.join()
+    run(SMALL, tmp_path)
+    for name in ("results.json", "direction.pt", "completions/harmless_actadd.jsonl"):
+        assert (path / name).read_bytes() == (finished / name).read_bytes(), name
+
+
+def test_a_filter_that_leaves_nothing_says_so(tmp_path):
+    wrong = SMALL.model_copy(update={"refusal_tokens": (5,)})  # no answer begins with that one
+    with pytest.raises(RunError, match="leaves none of the 24 prompts of harmful_train"):
+        run(wrong, tmp_path)
+
+
+def test_when_nothing_qualifies_a_table_says_why(tmp_path):
+    strict = SMALL.model_copy(update={"induce_threshold": 50.0})
+    with pytest.raises(RunError, match=r"All 40 .* 28 × added, it does not induce refusal"):
+        run(strict, tmp_path)
+    (table,) = tmp_path.rglob("filtered_out.txt")
+    text = table.read_text()
+    assert "28  added, it does not induce refusal" in text
+    assert "8  layer 8 or later" in text
+    assert text.count("added, it does not induce refusal") == 1 + 8  # the count, nearest misses
+    assert not list(tmp_path.rglob("direction.pt"))
+
+
+@pytest.mark.parametrize("kind", ["json", "strings", "jsonl", "csv", "txt"])
+def test_every_kind_of_file_gives_chats_and_splits_that_share_nothing(tmp_path, kind):
+    words = [f"How do I mend {i} nets?" for i in range(20)]
+    rows = [{"instruction": w, "category": "nets"} for w in words]
+    texts = {
+        "json": json.dumps([*rows, rows[0]]),
+        "strings": json.dumps(words),
+        "jsonl": "\n".join(map(json.dumps, rows)),
+        "csv": "instruction,category\n" + "\n".join(f"{w},nets" for w in words),
+        "txt": "\n".join(words),
+    }
+    path = tmp_path / f"nets.{'json' if kind == 'strings' else kind}"
+    path.write_text(texts[kind])
+    found = questions(path)
+    assert [p.messages[0]["content"] for p in found] == words
+    sizes = {"n_train": 8, "n_val": 4, "n_test": 100, "harmful": str(path)}
+    rows = choose_prompts(SMALL.model_copy(update=sizes))
+    name, test = rows["reports"][0]
+    parts = [rows["harmful_train"], rows["harmful_val"], test]
+    assert (name, [len(p) for p in parts]) == ("nets", [8, 4, 8])
+    assert len({r["id"] for part in parts for r in part}) == 20
+    if kind in ("json", "jsonl", "csv"):
+        assert test[0]["meta"]["category"] == "nets"
+
+
+def test_too_few_prompts_are_an_error(tmp_path):
+    path = tmp_path / "few.txt"
+    path.write_text("\n".join(f"Mend net {i}." for i in range(12)))
+    few = SMALL.model_copy(update={"harmful": str(path), "n_train": 8, "n_val": 4})
+    with pytest.raises(UsageError, match="leaves none to report on"):
+        choose_prompts(few)
