@@ -63,7 +63,7 @@ def test_a_condition_on_the_prompt_governs_the_rest_of_its_row(data: st.DataObje
         holds = read[i][prompts[i] - 1] > threshold
         touched = list(range(prompts[i] - 1, len(row))) if holds else []
         want = expected(row, prompts[i], inner, touched)
-        assert (found[i][batch["attention_mask"][i] == 1] - want).abs().max() <= 1e-5
+        assert (found[i][batch["attention_mask"][i] == 1] - want).abs().max() <= 2e-5
 
 
 def test_a_condition_on_each_token_touches_that_token_alone() -> None:

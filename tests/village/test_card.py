@@ -1,4 +1,4 @@
-"""The card on a quarter of the held-out prompts: the phenomena are there (full size: make accept)."""
+"""The card on a quarter of the held-out prompts: the phenomena are there (`make accept`: all)."""
 
 import pytest
 
