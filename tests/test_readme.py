@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+import trimtab as tt
+from trimtab import cli, scoring
 from trimtab.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -28,15 +30,21 @@ def _run(page: Path) -> dict[str, Any]:
 def test_the_readme_s_ten_lines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import trimtab as tt
-
     monkeypatch.chdir(tmp_path)
     names = _run(ROOT / "README.md")
-    lines = capsys.readouterr().out.splitlines()
-    plain = [line[1:] for line in lines if line.startswith("0")]
-    steered = [line[1:] for line in lines if line.startswith("1")]
+    said = capsys.readouterr().out
+    plain, steered = (
+        [line[1:] for line in said.splitlines() if line.startswith(cell)] for cell in "01"
+    )
     assert len(plain) == len(steered) == len(names["prompts"]) == 3
-    assert plain != steered
+    rudeness = scoring.scorer("village")
+    before, after = (
+        sum(rudeness.score([scoring.as_completion(line) for line in lines]))
+        for lines in (plain, steered)
+    )
+    assert after <= before / 2
+    for shown in _blocks(ROOT / "README.md", "text")[0].splitlines():
+        assert shown.removesuffix("…").strip() in said
     assert tt.load_vector("kindness.safetensors").cosine(names["vector"])[4] > 0.9999
 
 
@@ -59,8 +67,6 @@ def _commands() -> list[str]:
 def test_the_commands_in_the_pages_parse(
     command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from trimtab import cli
-
     words = shlex.split(command)[1:]
     called, _, _ = cli.app.parse_args(words, exit_on_error=False, print_error=False)
     assert called.__module__.startswith("trimtab.cli.")

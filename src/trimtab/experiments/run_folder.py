@@ -256,7 +256,7 @@ def _complete_units(path: Path, sizes: Sequence[int]) -> tuple[list[Row], int, i
     rows: list[Row] = []
     pending: list[Row] = []
     done = length = read = 0
-    for line in path.open("rb") if path.exists() else ():
+    for line in _lines(path):
         read += len(line)
         try:
             row = json.loads(line)
@@ -270,6 +270,12 @@ def _complete_units(path: Path, sizes: Sequence[int]) -> tuple[list[Row], int, i
             if done == len(sizes):
                 return rows, done, length
     return rows, done, length
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    if path.exists():
+        with path.open("rb") as file:
+            yield from file
 
 
 def _append(path: Path, rows: Sequence[Row]) -> None:
