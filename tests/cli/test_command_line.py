@@ -135,15 +135,16 @@ def test_a_setting_that_pydantic_refuses_is_usage() -> None:
     assert "k" in line
 
 
-def test_debug_shows_the_traceback_and_keeps_the_status(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("place", [0, 1, 2, 4])
+def test_debug_anywhere_shows_the_traceback_and_keeps_the_status(
+    place: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _fail_with(monkeypatch, UsageError("Wrong.", "Right it."))
-    for words in (["--debug"], ["run", "--debug", "toxicity"]):
-        assert main(words) == 2
-        err = capsys.readouterr().err
-        assert "Traceback" in err
-        assert err.endswith("error: Wrong. Right it.\n")
+    words = ["run", "toxicity", "--config", "missing.yaml"]
+    assert main([*words[:place], "--debug", *words[place:]]) == 2
+    err = capsys.readouterr().err
+    assert "Traceback" in err
+    assert "FileNotFoundError" in err
+    assert err.splitlines()[-1].startswith("error: Cannot read missing.yaml")
 
 
 def test_an_interrupt_says_how_to_go_on(

@@ -118,7 +118,8 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(finished, tmp_path
     path = tmp_path / "refusal" / finished.name
     due = sum(1 for p in finished.rglob("*") if p.is_file())
     for share in (0.4, 0.8):
-        child = multiprocessing.get_context("fork").Process(target=run, args=(SMALL, tmp_path))
+        # spawned: a fork of a process whose torch has started threads cannot run torch
+        child = multiprocessing.get_context("spawn").Process(target=run, args=(SMALL, tmp_path))
         child.start()
         while child.is_alive() and sum(1 for p in path.rglob("*") if p.is_file()) < share * due:
             time.sleep(0.005)

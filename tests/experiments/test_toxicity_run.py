@@ -183,7 +183,8 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(finished, tmp_path
     path = tmp_path / "toxicity" / finished.name
     whole = rows_written(finished)
     for share in sorted(draw.uniform(0.0, 0.9) for _ in range(5)):
-        child = multiprocessing.get_context("fork").Process(target=run, args=(SMALL, tmp_path))
+        # spawned: a fork of a process whose torch has started threads cannot run torch
+        child = multiprocessing.get_context("spawn").Process(target=run, args=(SMALL, tmp_path))
         child.start()
         while child.is_alive() and rows_written(path) <= share * whole:
             time.sleep(0.002)

@@ -42,7 +42,7 @@ def layers(
         Any setting by its own name; the same as --set.
     """
     from trimtab.cli.progress import progress
-    from trimtab.cli.run import settings, spare_threads
+    from trimtab.cli.run import settings
     from trimtab.errors import UsageError
     from trimtab.experiments import toxicity
     from trimtab.experiments.toxicity_config import ToxicityConfig
@@ -54,7 +54,6 @@ def layers(
             f"An existing run keeps its settings; found {', '.join(given)} beside --load-existing.",
             "Only --challenging-size and --benign-size may go with it.",
         )
-    spare_threads(str(given.get("model", "village")))
     with progress() as tell:
         if load_existing:
             folder = toxicity.layers_of(

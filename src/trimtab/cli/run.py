@@ -1,6 +1,5 @@
 """`trimtab run`: an experiment, from prompts to report."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -52,7 +51,6 @@ def toxicity(
 
     folders = []
     for one in configs:
-        spare_threads(one.model)
         with progress() as tell:
             folders.append(run(one, runs, tell))
         print(f"report: {write_report(folders[-1])}", flush=True)
@@ -81,18 +79,6 @@ def settings(
         **(read_yaml(config) if config else {}),
         **{SETTING_ALIASES.get(key, key): value for key, value in given.items()},
     }
-
-
-def spare_threads(model: str) -> None:
-    """Run the village on one thread, unless OMP_NUM_THREADS says otherwise.
-
-    It is too small to be shared out: several threads spend their time waiting for each other, on a
-    busy machine many times over.
-    """
-    if model == "village" and "OMP_NUM_THREADS" not in os.environ:
-        import torch
-
-        torch.set_num_threads(1)
 
 
 def _each(models: list[str] | None) -> list[dict[str, Any]]:

@@ -17,10 +17,7 @@ def card(*, reduced: bool = False, json: bool = False) -> int:
     json
         Print JSON, for machines.
     """
-    from trimtab.cli.run import spare_threads
     from trimtab.village.card import measure
-
-    spare_threads("village")
 
     def tell(section: str) -> None:
         print(f"measuring {section}", file=sys.stderr, flush=True)
