@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from trimtab.cli.progress import progress
-from trimtab.experiments import toxicity
-from trimtab.experiments.toxicity_config import ToxicityConfig
+from trimtab.experiments.toxicity import experiment as toxicity
+from trimtab.experiments.toxicity.config import ToxicityConfig
 from trimtab.village.card import Figure, measure
 
 

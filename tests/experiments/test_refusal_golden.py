@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from trimtab.data import Prompt
-from trimtab.experiments import refusal_files as files
-from trimtab.experiments import refusal_loss as loss
+from trimtab.experiments.refusal import files, loss
 from trimtab.generation import generate
 from trimtab.models import load
 from trimtab.scoring.judges import judge

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from trimtab.errors import RunError, UsageError
-from trimtab.experiments.refusal import run
-from trimtab.experiments.refusal_config import RefusalConfig
-from trimtab.experiments.refusal_prompts import choose_prompts, questions
+from trimtab.experiments.refusal.config import RefusalConfig
+from trimtab.experiments.refusal.experiment import run
+from trimtab.experiments.refusal.prompts import choose_prompts, questions
 
 SMALL = RefusalConfig.read({
     "n_train": 24, "n_val": 8, "n_test": 6, "max_new_tokens": 8, "loss_texts": 4,

@@ -8,8 +8,8 @@ import torch
 from tiny_classifier import LABELS, tiny_classifier
 from trimtab.data import Prompt
 from trimtab.errors import RunError
-from trimtab.experiments.toxicity import run
-from trimtab.experiments.toxicity_config import ToxicityConfig
+from trimtab.experiments.toxicity.config import ToxicityConfig
+from trimtab.experiments.toxicity.experiment import run
 from trimtab.generation import generate
 from trimtab.interventions import Add
 from trimtab.models import load

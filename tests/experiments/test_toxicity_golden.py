@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from trimtab.data import Prompt
 from trimtab.directions import mean_difference
 from trimtab.experiments.grid import UNSTEERED, Scored
-from trimtab.experiments.toxicity_vector import fed, last_fed, pools
+from trimtab.experiments.toxicity.vector import fed, last_fed, pools
 from trimtab.generation import generate
 from trimtab.interventions import Add
 from trimtab.models import load

@@ -7,14 +7,13 @@ import pytest
 
 from trimtab.data import Prompt
 from trimtab.errors import RunError, UsageError
-from trimtab.experiments import toxicity_findings as findings
-from trimtab.experiments import toxicity_numbers as numbers
 from trimtab.experiments.config import overrides, read_recipe, recipe_names
 from trimtab.experiments.grid import UNSTEERED, Cell, Draws, Scored, _units
-from trimtab.experiments.toxicity_bench import analysed_layers, target_layer
-from trimtab.experiments.toxicity_config import ToxicityConfig
-from trimtab.experiments.toxicity_prompts import choose_prompts, read_splits
-from trimtab.experiments.toxicity_vector import fed, pools
+from trimtab.experiments.toxicity import findings, numbers
+from trimtab.experiments.toxicity.bench import analysed_layers, target_layer
+from trimtab.experiments.toxicity.config import ToxicityConfig
+from trimtab.experiments.toxicity.prompts import choose_prompts, read_splits
+from trimtab.experiments.toxicity.vector import fed, pools
 from trimtab.generation import Completion
 from trimtab.scoring import Loss, scorer
 

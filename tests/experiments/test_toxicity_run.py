@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from trimtab.errors import RunError, UsageError
-from trimtab.experiments.toxicity import layers_of, run
-from trimtab.experiments.toxicity_config import ToxicityConfig
+from trimtab.experiments.toxicity.config import ToxicityConfig
+from trimtab.experiments.toxicity.experiment import layers_of, run
 from trimtab.vectors import SteeringVector
 
 SMALL = ToxicityConfig.read({

@@ -8,7 +8,7 @@ import pytest
 
 from trimtab.errors import UsageError
 from trimtab.reports import plot, write_comparison, write_report
-from trimtab.reports.study import Study
+from trimtab.reports.toxicity.study import Study
 
 FIGURES = (
     "alpha_sweep_results",

@@ -21,7 +21,7 @@ def doctor(
     """
     from trimtab.cli import checks
     from trimtab.cli.run import settings
-    from trimtab.experiments.toxicity_config import ToxicityConfig
+    from trimtab.experiments.toxicity.config import ToxicityConfig
 
     chosen = {"model": model} if model else {}
     config = ToxicityConfig.read(settings(recipe) | chosen)

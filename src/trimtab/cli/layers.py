@@ -44,8 +44,8 @@ def layers(
     from trimtab.cli.progress import progress
     from trimtab.cli.run import settings
     from trimtab.errors import UsageError
-    from trimtab.experiments import toxicity
-    from trimtab.experiments.toxicity_config import ToxicityConfig
+    from trimtab.experiments.toxicity import experiment as toxicity
+    from trimtab.experiments.toxicity.config import ToxicityConfig
     from trimtab.reports import plot
 
     given = settings(recipe, config, set_ or (), setting) | ({"model": model} if model else {})

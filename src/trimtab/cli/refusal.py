@@ -43,13 +43,13 @@ def run(
     setting
         Any setting by its own name, such as --harmful FILE; the same as --set.
     """
-    from trimtab.experiments.refusal_config import RefusalConfig
+    from trimtab.experiments.refusal.config import RefusalConfig
 
     given = settings(None, config, set_ or (), setting)
     chosen = RefusalConfig.read(given | ({"model": model} if model else {}))
 
     from trimtab.cli.progress import progress
-    from trimtab.experiments.refusal import run as experiment
+    from trimtab.experiments.refusal.experiment import run as experiment
     from trimtab.reports import write_refusal_report
 
     with progress() as tell:
@@ -85,7 +85,7 @@ def directions(
     refusal_tokens
         Token ids that open a refusal, for the filter; left out: published, or measured.
     """
-    from trimtab.experiments import refusal_files as files
+    from trimtab.experiments.refusal import files
     from trimtab.selection.candidates import mean_differences
     from trimtab.vectors.formats.torch_file import write_tensor
 
@@ -136,7 +136,7 @@ def select(
     refusal_tokens
         Token ids that open a refusal; left out: published for the family, or measured.
     """
-    from trimtab.experiments import refusal_files as files
+    from trimtab.experiments.refusal import files
     from trimtab.reports import plot_candidates
     from trimtab.selection import candidates
 
@@ -188,7 +188,7 @@ def complete(
     batch_size
         Completions made together.
     """
-    from trimtab.experiments import refusal_files as files
+    from trimtab.experiments.refusal import files
     from trimtab.generation import generate
     from trimtab.vectors.formats.refusal import read_refusal
 
@@ -235,7 +235,7 @@ def evaluate(
     question
         The question of llm, with {prompt} and {response}; yes means harmful.
     """
-    from trimtab.experiments import refusal_files as files
+    from trimtab.experiments.refusal import files
     from trimtab.scoring.judges import judge as named
 
     judges = [named(name, model=guard_model, url=guard_url, question=question)
@@ -283,8 +283,8 @@ def loss(
     out
         The folder to write.
     """
-    from trimtab.experiments import refusal_files as files
-    from trimtab.experiments import refusal_loss as measured
+    from trimtab.experiments.refusal import files
+    from trimtab.experiments.refusal import loss as measured
     from trimtab.models import load
     from trimtab.vectors.formats.refusal import read_refusal
 
@@ -299,7 +299,7 @@ def loss(
 def _opened(
     model: str, harmful: str, harmless: str
 ) -> "tuple[LanguageModel, list[Prompt], list[Prompt]]":
-    from trimtab.experiments.refusal_prompts import questions
+    from trimtab.experiments.refusal.prompts import questions
     from trimtab.models import load
 
     bad, good = list(questions(harmful)), list(questions(harmless))
@@ -314,7 +314,7 @@ def _filtered(
     wanted: bool,
 ) -> "tuple[list[int], list[Prompt], list[Prompt]]":
     """The refusal tokens, which are shown, and the prompts that pass."""
-    from trimtab.experiments.refusal_prompts import kept, prompt_scores, refusal_tokens
+    from trimtab.experiments.refusal.prompts import kept, prompt_scores, refusal_tokens
 
     tokens = refusal_tokens(lm, chosen, bad, good)
     words = " ".join(f"{i} {t!r}" for i, t in zip(tokens["ids"], tokens["text"], strict=True))

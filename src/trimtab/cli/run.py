@@ -40,13 +40,13 @@ def toxicity(
     setting
         Any setting by its own name, such as --coefficients "[-1, 0, 1]"; the same as --set.
     """
-    from trimtab.experiments.toxicity_config import ToxicityConfig
+    from trimtab.experiments.toxicity.config import ToxicityConfig
 
     base = settings(recipe, config, set_ or (), setting)
     configs = [ToxicityConfig.read({**base, **chosen}) for chosen in _each(model)]
 
     from trimtab.cli.progress import progress
-    from trimtab.experiments.toxicity import run
+    from trimtab.experiments.toxicity.experiment import run
     from trimtab.reports import write_comparison, write_report
 
     folders = []

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from trimtab.reports.refusal_report import is_refusal, plot_candidates, write_refusal_report
-from trimtab.reports.toxicity_report import plot, write_comparison, write_report
+from trimtab.reports.refusal.report import is_refusal, plot_candidates, write_refusal_report
+from trimtab.reports.toxicity.report import plot, write_comparison, write_report
 
 __all__ = [
     "plot",

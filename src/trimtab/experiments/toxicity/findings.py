@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from trimtab.experiments import toxicity_numbers as numbers
 from trimtab.experiments.grid import Scored
-from trimtab.experiments.toxicity_results import SUBSETS
+from trimtab.experiments.toxicity import numbers
+from trimtab.experiments.toxicity.results import SUBSETS
 from trimtab.selection import statistics
 from trimtab.selection.statistics import Effect, Estimate
 

@@ -19,25 +19,24 @@ from typing import Any
 
 from trimtab.data import Prompt
 from trimtab.errors import UsageError
-from trimtab.experiments import toxicity_findings as findings
-from trimtab.experiments import toxicity_numbers as numbers
-from trimtab.experiments import toxicity_sweep as on_test
 from trimtab.experiments.config import read_yaml
 from trimtab.experiments.grid import UNSTEERED, Cell, Scored
 from trimtab.experiments.run_folder import Progress, RunFolder, quiet, run_path
-from trimtab.experiments.toxicity_bench import (
+from trimtab.experiments.toxicity import findings, numbers
+from trimtab.experiments.toxicity import sweep as on_test
+from trimtab.experiments.toxicity.bench import (
     Bench,
     analysed_layers,
     first_of_each,
     of_split,
     target_layer,
 )
-from trimtab.experiments.toxicity_config import ToxicityConfig
-from trimtab.experiments.toxicity_loss import cell_losses, own_losses
-from trimtab.experiments.toxicity_prompts import Splits
-from trimtab.experiments.toxicity_published import PublishedFiles
-from trimtab.experiments.toxicity_results import SUBSETS
-from trimtab.experiments.toxicity_vector import make_vector
+from trimtab.experiments.toxicity.config import ToxicityConfig
+from trimtab.experiments.toxicity.loss import cell_losses, own_losses
+from trimtab.experiments.toxicity.prompts import Splits
+from trimtab.experiments.toxicity.published import PublishedFiles
+from trimtab.experiments.toxicity.results import SUBSETS
+from trimtab.experiments.toxicity.vector import make_vector
 from trimtab.vectors import SteeringVector
 
 JSON = dict[str, Any]
@@ -52,7 +51,7 @@ def run(config: ToxicityConfig, runs_root: Path | str = "runs", progress: Progre
         progress: Called as progress(step, rows done, rows in all).
 
     Returns:
-        The run folder; results.json in it is described by `toxicity_results.ToxicityResults`.
+        The run folder; results.json in it is described by `results.ToxicityResults`.
 
     Raises:
         UsageError: The configuration does not fit the model, the data or an existing folder.

@@ -16,7 +16,7 @@ from trimtab.directions import mean_difference
 from trimtab.errors import RunError
 from trimtab.experiments.grid import Scored
 from trimtab.experiments.run_folder import RunFolder
-from trimtab.experiments.toxicity_config import ToxicityConfig
+from trimtab.experiments.toxicity.config import ToxicityConfig
 from trimtab.generation import Completion
 from trimtab.models import LanguageModel
 from trimtab.scoring import Scorer

@@ -8,8 +8,8 @@ from typing import Any
 
 from trimtab.data import Prompt, PromptSet, prompts, split
 from trimtab.errors import UsageError
-from trimtab.experiments.toxicity_config import ToxicityConfig
-from trimtab.experiments.toxicity_results import SUBSETS
+from trimtab.experiments.toxicity.config import ToxicityConfig
+from trimtab.experiments.toxicity.results import SUBSETS
 from trimtab.scoring import Scorer, as_completion
 
 Splits = dict[str, list[Prompt]]  # "development", "test": challenging prompts, then benign ones

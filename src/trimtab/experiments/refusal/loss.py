@@ -19,8 +19,8 @@ from torch import Tensor
 
 from trimtab.data import Prompt, PromptSet, prompts
 from trimtab.errors import UsageError
-from trimtab.experiments.refusal_files import read_completions
-from trimtab.experiments.refusal_prompts import questions
+from trimtab.experiments.refusal.files import read_completions
+from trimtab.experiments.refusal.prompts import questions
 from trimtab.experiments.run_folder import Progress, Row, RunFolder
 from trimtab.interventions import Ablate, Add, Intervention
 from trimtab.models import LanguageModel, encode_answer

@@ -11,8 +11,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from trimtab.reports.layer_figures import detailed_layer_heatmap, layer_effectiveness_analysis
-from trimtab.reports.study import SUBSETS, Point, Study
 from trimtab.reports.style import (
     CHOSEN,
     COLOURS,
@@ -23,6 +21,11 @@ from trimtab.reports.style import (
     save,
     star,
 )
+from trimtab.reports.toxicity.layer_figures import (
+    detailed_layer_heatmap,
+    layer_effectiveness_analysis,
+)
+from trimtab.reports.toxicity.study import SUBSETS, Point, Study
 
 Drawing = Callable[[Study], Figure]
 

@@ -9,7 +9,7 @@ from typing import Any
 from trimtab.errors import UsageError
 from trimtab.files import reading
 from trimtab.reports.page import picture, render
-from trimtab.reports.refusal_figures import draw, draw_candidates
+from trimtab.reports.refusal.figures import draw, draw_candidates
 
 CAPTIONS = {
     "ablation_scores": "Lower: with the direction removed, harmful prompts are refused less.",

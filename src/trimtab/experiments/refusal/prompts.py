@@ -12,8 +12,8 @@ from torch import Tensor
 
 from trimtab.data import Prompt, PromptSet, prompts, split
 from trimtab.errors import RunError, UsageError
-from trimtab.experiments.refusal_config import RefusalConfig
-from trimtab.experiments.refusal_files import HARMLESS, set_name
+from trimtab.experiments.refusal.config import RefusalConfig
+from trimtab.experiments.refusal.files import HARMLESS, set_name
 from trimtab.models import LanguageModel
 from trimtab.scoring.refusal import (
     measured_refusal_tokens,

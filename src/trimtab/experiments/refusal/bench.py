@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from trimtab.data import Prompt
-from trimtab.experiments import refusal_files as files
 from trimtab.experiments.grid import UNSTEERED, Draws, complete
-from trimtab.experiments.refusal_config import RefusalConfig
+from trimtab.experiments.refusal import files
+from trimtab.experiments.refusal.config import RefusalConfig
 from trimtab.experiments.run_folder import Progress, RunFolder
 from trimtab.generation import Completion
 from trimtab.interventions import Intervention

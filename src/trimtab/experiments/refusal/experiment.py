@@ -22,10 +22,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trimtab.data import Prompt
-from trimtab.experiments import refusal_claims as claims
-from trimtab.experiments import refusal_files as files
-from trimtab.experiments import refusal_loss as loss
-from trimtab.experiments.refusal_bench import (
+from trimtab.experiments.refusal import claims, files, loss
+from trimtab.experiments.refusal.bench import (
     Bench,
     Completions,
     complete_set,
@@ -33,9 +31,9 @@ from trimtab.experiments.refusal_bench import (
     judged,
     open_bench,
 )
-from trimtab.experiments.refusal_config import RefusalConfig
-from trimtab.experiments.refusal_files import HARMLESS
-from trimtab.experiments.refusal_prompts import (
+from trimtab.experiments.refusal.config import RefusalConfig
+from trimtab.experiments.refusal.files import HARMLESS
+from trimtab.experiments.refusal.prompts import (
     KINDS,
     Sets,
     choose_prompts,
@@ -43,7 +41,7 @@ from trimtab.experiments.refusal_prompts import (
     prompt_scores,
     refusal_tokens,
 )
-from trimtab.experiments.refusal_results import Found, results
+from trimtab.experiments.refusal.results import Found, results
 from trimtab.experiments.run_folder import Progress, RunFolder, quiet, run_path
 from trimtab.generation import generate
 from trimtab.interventions import Add

@@ -10,7 +10,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from trimtab.reports.study import SUBSETS, LayerEffect, Point, Study
 from trimtab.reports.style import (
     CHOSEN,
     COLOURS,
@@ -21,6 +20,7 @@ from trimtab.reports.style import (
     missing,
     star,
 )
+from trimtab.reports.toxicity.study import SUBSETS, LayerEffect, Point, Study
 
 EFFECT = "effect: unsteered minus steered"
 

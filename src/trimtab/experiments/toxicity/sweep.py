@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trimtab.experiments import toxicity_numbers as numbers
 from trimtab.experiments.grid import UNSTEERED, Cell, Scored
+from trimtab.experiments.toxicity import numbers
 from trimtab.scoring import Loss
 
 JSON = dict[str, Any]

@@ -16,10 +16,10 @@ from typing import Any
 from trimtab.errors import RunError
 from trimtab.experiments.grid import Scored
 from trimtab.experiments.run_folder import RunFolder
-from trimtab.experiments.toxicity_config import ToxicityConfig
-from trimtab.experiments.toxicity_numbers import of_prompts
-from trimtab.experiments.toxicity_prompts import Splits
-from trimtab.experiments.toxicity_results import SUBSETS
+from trimtab.experiments.toxicity.config import ToxicityConfig
+from trimtab.experiments.toxicity.numbers import of_prompts
+from trimtab.experiments.toxicity.prompts import Splits
+from trimtab.experiments.toxicity.results import SUBSETS
 from trimtab.vectors import SteeringVector
 
 JSON = dict[str, Any]

@@ -9,7 +9,7 @@ from trimtab.data import prompts
 from trimtab.errors import UsageError
 from trimtab.experiments.grid import UNSTEERED, Cell, Scored
 from trimtab.experiments.run_folder import Progress, Row, RunFolder
-from trimtab.experiments.toxicity_config import ToxicityConfig
+from trimtab.experiments.toxicity.config import ToxicityConfig
 from trimtab.interventions import Intervention
 from trimtab.models import LanguageModel
 from trimtab.scoring import (

@@ -9,8 +9,8 @@ from typing import Any
 
 from trimtab.errors import UsageError
 from trimtab.reports.page import picture, render
-from trimtab.reports.study import Study
-from trimtab.reports.toxicity_figures import draw
+from trimtab.reports.toxicity.figures import draw
+from trimtab.reports.toxicity.study import Study
 
 CAPTIONS = {
     "alpha_sweep_results": "Every coefficient at the chosen layer, on test prompts. Bands are 95 % "

@@ -9,8 +9,8 @@ from dataclasses import asdict
 from typing import Any
 
 from trimtab.experiments.grid import UNSTEERED, Cell, Scored
-from trimtab.experiments.toxicity_config import ToxicityConfig
-from trimtab.experiments.toxicity_results import EVERY, SUBSETS
+from trimtab.experiments.toxicity.config import ToxicityConfig
+from trimtab.experiments.toxicity.results import EVERY, SUBSETS
 from trimtab.scoring.loss import Loss
 from trimtab.scoring.text import distinct, repeats
 from trimtab.selection import statistics

@@ -8,12 +8,12 @@ from typing import Any
 
 from trimtab.data import Prompt, PromptSet
 from trimtab.errors import UsageError
-from trimtab.experiments import toxicity_numbers as numbers
 from trimtab.experiments.grid import Cell, Draws, Scored, complete
 from trimtab.experiments.run_folder import Progress, RunFolder, config_hash
-from trimtab.experiments.toxicity_config import ToxicityConfig
-from trimtab.experiments.toxicity_prompts import Splits, choose_prompts, read_splits
-from trimtab.experiments.toxicity_results import SCHEMA, SUBSETS
+from trimtab.experiments.toxicity import numbers
+from trimtab.experiments.toxicity.config import ToxicityConfig
+from trimtab.experiments.toxicity.prompts import Splits, choose_prompts, read_splits
+from trimtab.experiments.toxicity.results import SCHEMA, SUBSETS
 from trimtab.interventions import Add
 from trimtab.models import LanguageModel, load
 from trimtab.models.threads import use_one_thread_if_small

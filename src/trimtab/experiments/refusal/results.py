@@ -28,10 +28,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trimtab.data import Prompt, PromptSet
-from trimtab.experiments import refusal_loss as loss
-from trimtab.experiments.refusal_config import RefusalConfig
-from trimtab.experiments.refusal_files import HARMLESS, published_rows
-from trimtab.experiments.refusal_prompts import Sets
+from trimtab.experiments.refusal import loss
+from trimtab.experiments.refusal.config import RefusalConfig
+from trimtab.experiments.refusal.files import HARMLESS, published_rows
+from trimtab.experiments.refusal.prompts import Sets
 from trimtab.experiments.run_folder import config_hash
 from trimtab.generation import Completion
 from trimtab.models import LanguageModel, end_of_instruction

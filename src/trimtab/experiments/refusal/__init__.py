@@ -1,0 +1,1 @@
+"""Refusal mediated by a single direction."""

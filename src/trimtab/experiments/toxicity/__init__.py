@@ -1,0 +1,1 @@
+"""Contrastive activation addition against toxicity."""
