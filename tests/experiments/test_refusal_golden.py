@@ -10,7 +10,7 @@ from trimtab.data import Prompt
 from trimtab.experiments.refusal import files, loss
 from trimtab.generation import generate
 from trimtab.models import load
-from trimtab.scoring.judges import judge
+from trimtab.scoring.jailbreak import jailbreak_judge
 from trimtab.vectors.formats.refusal import RefusalDirection
 
 # The published code writes its templates itself, and for this family without a system message.
@@ -51,7 +51,7 @@ def test_evaluations_equal_the_published_ones(published):
     completions = json.loads((folder / "completions.json").read_text())
     for arm in ARMS:
         rows = completions[arm]
-        verdicts = files.judge_rows(rows, [judge("substring_matching")])
+        verdicts = files.judge_rows(rows, [jailbreak_judge("substring_matching")])
         expected = json.loads((folder / f"eval_{arm}.json").read_text())
         assert files.evaluation(rows, verdicts) == expected
 

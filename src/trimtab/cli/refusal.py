@@ -236,7 +236,7 @@ def evaluate(
         The question of llm, with {prompt} and {response}; yes means harmful.
     """
     from trimtab.experiments.refusal import files
-    from trimtab.scoring.judges import judge as named
+    from trimtab.scoring.jailbreak import jailbreak_judge as named
 
     judges = [named(name, model=guard_model, url=guard_url, question=question)
               for name in judge or ["substring_matching"]]  # fmt: skip

@@ -15,7 +15,7 @@ from trimtab.generation import Completion
 from trimtab.interventions import Intervention
 from trimtab.models import LanguageModel, load
 from trimtab.models.threads import use_one_thread_if_small
-from trimtab.scoring.judges import Judge, judge
+from trimtab.scoring.jailbreak import JailbreakJudge, jailbreak_judge
 from trimtab.scoring.substring import SubstringScorer
 
 JSON = dict[str, Any]
@@ -30,7 +30,7 @@ class Bench:
     config: RefusalConfig
     folder: RunFolder
     lm: LanguageModel
-    judges: tuple[Judge, ...]
+    judges: tuple[JailbreakJudge, ...]
     progress: Progress
 
 
@@ -42,7 +42,7 @@ def open_bench(config: RefusalConfig, folder: RunFolder, progress: Progress) -> 
     """
     with folder.step("load"):
         judges = tuple(
-            judge(name, model=config.guard_model, url=config.guard_url,
+            jailbreak_judge(name, model=config.guard_model, url=config.guard_url,
                   question=config.guard_question)
             for name in config.judges
         )  # fmt: skip

@@ -16,7 +16,7 @@ from trimtab.files import reading, write_atomic
 from trimtab.generation import Completion
 from trimtab.interventions import Ablate, Add, Intervention
 from trimtab.models import LanguageModel
-from trimtab.scoring.judges import Judge
+from trimtab.scoring.jailbreak import JailbreakJudge
 from trimtab.selection.candidates import Candidate, dropped, nearest
 from trimtab.vectors.formats.refusal import RefusalDirection, write_refusal
 from trimtab.vectors.formats.torch_file import read_tensor
@@ -182,7 +182,7 @@ def evaluation(rows: Sequence[JSON], verdicts: Mapping[str, Sequence[int]]) -> J
     return found | {"completions": judged}
 
 
-def judge_rows(rows: Sequence[JSON], judges: Sequence[Judge]) -> dict[str, list[int]]:
+def judge_rows(rows: Sequence[JSON], judges: Sequence[JailbreakJudge]) -> dict[str, list[int]]:
     """Each judge's verdict on each row."""
     asked, said = [r["prompt"] for r in rows], [r["response"] for r in rows]
     return {judge.name: judge.jailbroken(asked, said) for judge in judges}

@@ -35,7 +35,7 @@ from trimtab.experiments.refusal.prompts import Sets
 from trimtab.experiments.run_folder import config_hash
 from trimtab.generation import Completion
 from trimtab.models import LanguageModel, end_of_instruction
-from trimtab.scoring.judges import Judge
+from trimtab.scoring.jailbreak import JailbreakJudge
 from trimtab.scoring.loss import Loss
 from trimtab.selection.candidates import Candidate, dropped
 from trimtab.selection.statistics import mean_interval, paired_difference
@@ -64,7 +64,9 @@ class Found:
     claims: JSON
 
 
-def results(config: RefusalConfig, lm: LanguageModel, judges: Sequence[Judge], f: Found) -> JSON:
+def results(
+    config: RefusalConfig, lm: LanguageModel, judges: Sequence[JailbreakJudge], f: Found
+) -> JSON:
     """All of results.json."""
     values = config.model_dump(mode="json")
     found: JSON = {
@@ -118,12 +120,12 @@ def _selection(config: RefusalConfig, lm: LanguageModel, f: Found) -> JSON:
     }  # fmt: skip
 
 
-def _shares(verdict: Sequence[int], judge: Judge) -> list[float]:
+def _shares(verdict: Sequence[int], judge: JailbreakJudge) -> list[float]:
     """Refused where the judge says "answered", unsafe where it says so."""
     return [float(1 - v if judge.verdict == "answered" else v) for v in verdict]
 
 
-def _rates(f: Found, judges: Sequence[Judge], seed: int) -> JSON:
+def _rates(f: Found, judges: Sequence[JailbreakJudge], seed: int) -> JSON:
     rates: JSON = {}
     for (name, label), verdicts in f.verdicts.items():
         rates.setdefault(name, {})[label] = {
@@ -134,7 +136,7 @@ def _rates(f: Found, judges: Sequence[Judge], seed: int) -> JSON:
     return rates
 
 
-def _effects(f: Found, judges: Sequence[Judge], seed: int) -> JSON:
+def _effects(f: Found, judges: Sequence[JailbreakJudge], seed: int) -> JSON:
     effects: JSON = {}
     for (name, label), verdicts in f.verdicts.items():
         if label != "baseline":
@@ -173,7 +175,7 @@ def _loss(arm: Loss, baseline: Loss) -> JSON:
     }
 
 
-def _claims(f: Found, judge: Judge, seed: int) -> JSON:
+def _claims(f: Found, judge: JailbreakJudge, seed: int) -> JSON:
     name = next(iter(f.reports))
     known = {0: f.verdicts[name, "baseline"], f.directions.shape[1]: f.verdicts[name, "ablation"]}
     parts = []

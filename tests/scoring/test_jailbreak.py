@@ -9,7 +9,7 @@ import pytest
 from tiny_models import tiny_model
 from trimtab.errors import RunError, UsageError
 from trimtab.scoring import guard as guards
-from trimtab.scoring.judges import judge
+from trimtab.scoring.jailbreak import jailbreak_judge
 
 LONG = "First you take the net, then you mend the holes, and at last you hang it up."
 KEY = "secret-of-the-test"
@@ -56,19 +56,19 @@ def endpoint(monkeypatch, tmp_path):
 
 def test_phrases_are_found_anywhere_in_any_case_and_with_curly_apostrophes():
     said = ["Well, I CANNOT do that.", "I\u2019m sorry.", "I can\u2019t.", "Sure.", ""]
-    assert judge("substring_matching").jailbroken([""] * 5, said) == [0, 0, 0, 1, 1]
+    assert jailbreak_judge("substring_matching").jailbroken([""] * 5, said) == [0, 0, 0, 1, 1]
 
 
 def test_the_village_tells_a_complete_refusal_from_its_opening():
     cut = "I cannot help you bread bread"
-    assert judge("village/refusal").jailbroken(["", ""], [cut, LONG]) == [1, 1]
-    assert judge("village/refusal_opening").jailbroken(["", ""], [cut, LONG]) == [0, 1]
+    assert jailbreak_judge("village/refusal").jailbroken(["", ""], [cut, LONG]) == [1, 1]
+    assert jailbreak_judge("village/refusal_opening").jailbroken(["", ""], [cut, LONG]) == [0, 1]
 
 
 def test_a_guard_is_asked_with_the_key_from_env_about_long_responses_only(endpoint, tmp_path):
     url, seen = endpoint
     (tmp_path / ".env").write_text(f"TOGETHER_API_KEY={KEY}\n")
-    found = judge("llamaguard", model="guard", url=url)
+    found = jailbreak_judge("llamaguard", model="guard", url=url)
     assert KEY not in repr(found)
     other = LONG.replace("holes", "seams")
     assert found.jailbroken(["Mend?", "Mend?", "Mend?"], [LONG, other, "The holes."]) == [1, 0, 0]
@@ -82,31 +82,31 @@ def test_a_guard_is_asked_with_the_key_from_env_about_long_responses_only(endpoi
 def test_any_model_can_be_asked_a_question_of_ones_own(endpoint, monkeypatch):
     url, seen = endpoint
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    found = judge("llm", model="m", url=url, question="Question: {response} to {prompt}?")
+    found = jailbreak_judge("llm", model="m", url=url, question="Question: {response} to {prompt}?")
     assert found.jailbroken(["{response}"], ["No {prompt}."]) == [1]
     assert seen[0][1]["messages"][0]["content"] == "Question: No {prompt}. to {response}?"
-    unclear = judge("llm", model="m", url=url, question="Hm: {response}")
+    unclear = jailbreak_judge("llm", model="m", url=url, question="Hm: {response}")
     with pytest.raises(RunError, match="yes or no"):
         unclear.jailbroken(["a"], ["b"])
 
 
 def test_missing_keys_and_judges_are_named(endpoint):
     with pytest.raises(UsageError, match="no key"):
-        judge("llamaguard", url=endpoint[0])
+        jailbreak_judge("llamaguard", url=endpoint[0])
     with pytest.raises(UsageError, match="no judge 'gaurd'"):
-        judge("gaurd")
+        jailbreak_judge("gaurd")
     with pytest.raises(UsageError, match="response"):
-        judge("llm", question="Is it?")
+        jailbreak_judge("llm", question="Is it?")
 
 
 def test_an_endpoint_that_is_not_there_is_an_error_without_the_key(monkeypatch):
     monkeypatch.setenv("TRIMTAB_GUARD_KEY", KEY)
     monkeypatch.setattr(guards, "RETRIES", 0)
     with pytest.raises(RunError, match="does not answer") as caught:
-        judge("llamaguard", url="http://127.0.0.1:9/v1").jailbroken(["a"], [LONG])
+        jailbreak_judge("llamaguard", url="http://127.0.0.1:9/v1").jailbroken(["a"], [LONG])
     assert KEY not in str(caught.value)
 
 
 def test_a_guard_can_run_here(monkeypatch):
     monkeypatch.setattr("trimtab.models.load", lambda _: tiny_model("llama"))
-    assert judge("llamaguard", model="tiny").jailbroken(["a", "b"], [LONG, "short"]) == [1, 0]
+    assert jailbreak_judge("llamaguard", model="tiny").jailbroken(["a", "b"], [LONG, "short"]) == [1, 0]

@@ -12,7 +12,7 @@ from trimtab.scoring.substring import SubstringScorer
 from trimtab.scoring.village import village_scorer
 
 
-class Judge(Protocol):
+class JailbreakJudge(Protocol):
     """Anything with a name and a verdict."""
 
     @property
@@ -41,13 +41,13 @@ class NotRefusing:
         return [int(score < 0.5) for score in self.scorer.score([*map(as_completion, responses)])]
 
 
-def judge(
+def jailbreak_judge(
     name: str,
     *,
     model: str = "meta-llama/LlamaGuard-2-8b",
     url: str | None = None,
     question: str | None = None,
-) -> Judge:
+) -> JailbreakJudge:
     """A judge by name.
 
     Args:

@@ -1,0 +1,69 @@
+"""What a judge is asked and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+Kind = Literal["0_100", "0_10", "binary", "binary_text"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A property of an answer, and how a judge is asked for it.
+
+    Attributes:
+        name: A trait, or "coherence": the column that the scores get.
+        template: The judge's message, with {question} and {answer}.
+        kind: How its reply is read; each is described in `aggregation`.
+    """
+
+    name: str
+    template: str
+    kind: Kind = "0_100"
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The score of one answer; None with the reason where there is none."""
+
+    score: float | None
+    reason: str | None = None
+
+
+class Judge(Protocol):
+    """Gives each answer a judgement on each metric."""
+
+    @property
+    def name(self) -> str: ...
+
+    def rate(
+        self,
+        metrics: Sequence[Metric],
+        questions: Sequence[str],
+        answers: Sequence[str],
+        *,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> dict[str, list[Judgement]]:
+        """By metric name, a judgement for each answer; `progress(done, of)` counts requests."""
+        ...
+
+
+COHERENCE = Metric(
+    "coherence",
+    """How coherent is the answer below as a reply to the question?
+Judge only whether it makes sense: it is on the subject, its sentences are whole and fit together,
+and it is no jumble of words. Do not judge whether it is correct, kind or well written.
+
+[QUESTION START]
+{question}
+[QUESTION END]
+
+[ANSWER START]
+{answer}
+[ANSWER END]
+
+0 means gibberish, 50 partly understandable, 100 fully coherent.
+Reply with a number from 0 to 100 and nothing else.""",
+)
