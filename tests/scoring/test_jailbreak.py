@@ -109,4 +109,7 @@ def test_an_endpoint_that_is_not_there_is_an_error_without_the_key(monkeypatch):
 
 def test_a_guard_can_run_here(monkeypatch):
     monkeypatch.setattr("trimtab.models.load", lambda _: tiny_model("llama"))
-    assert jailbreak_judge("llamaguard", model="tiny").jailbroken(["a", "b"], [LONG, "short"]) == [1, 0]
+    assert jailbreak_judge("llamaguard", model="tiny").jailbroken(["a", "b"], [LONG, "short"]) == [
+        1,
+        0,
+    ]
