@@ -8,8 +8,8 @@ import pytest
 
 from tiny_models import tiny_model
 from trimtab.errors import RunError, UsageError
-from trimtab.scoring import guard as guards
 from trimtab.scoring.jailbreak import jailbreak_judge
+from trimtab.scoring.judge import client
 
 LONG = "First you take the net, then you mend the holes, and at last you hang it up."
 KEY = "secret-of-the-test"
@@ -101,7 +101,7 @@ def test_missing_keys_and_judges_are_named(endpoint):
 
 def test_an_endpoint_that_is_not_there_is_an_error_without_the_key(monkeypatch):
     monkeypatch.setenv("TRIMTAB_GUARD_KEY", KEY)
-    monkeypatch.setattr(guards, "RETRIES", 0)
+    monkeypatch.setattr(client, "ATTEMPTS", 1)
     with pytest.raises(RunError, match="does not answer") as caught:
         jailbreak_judge("llamaguard", url="http://127.0.0.1:9/v1").jailbroken(["a"], [LONG])
     assert KEY not in str(caught.value)

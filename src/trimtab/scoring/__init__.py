@@ -5,6 +5,7 @@ from __future__ import annotations
 from trimtab.scoring.calibration import Calibration, as_completion, calibrate
 from trimtab.scoring.classifier import TOXICITY_MODEL, ClassifierScorer
 from trimtab.scoring.detoxify import DetoxifyScorer
+from trimtab.scoring.judged import judged_toxicity
 from trimtab.scoring.loss import (
     Loss,
     TokenSequence,
@@ -44,15 +45,18 @@ def scorer(name: str, *, label: str | None = None, device: str | None = None) ->
 
     Args:
         name: "village" (its rudeness), "village/NAME" (rudeness, refusal or a trait), "detoxify",
-            or a Hugging Face id or folder of a text classifier.
+            "llm:MODEL" (a judge: a model at an OpenAI-compatible endpoint, or "llm:hf:MODEL"), or a
+            Hugging Face id or folder of a text classifier.
         label: The classifier's label to read; only for classifiers.
-        device: Where a classifier runs.
+        device: Where a classifier, or a model of "llm:hf:", runs.
 
     Raises:
-        UsageError: There is no such scorer, package, model or label.
+        UsageError: There is no such scorer, package, model, label or key.
     """
     if name == "village" or name.startswith("village/"):
         return village_scorer(name.partition("/")[2] or "rudeness")
     if name == "detoxify":
         return DetoxifyScorer()
+    if name.startswith("llm:"):
+        return judged_toxicity(name.removeprefix("llm:"), device)
     return ClassifierScorer(name, label=label, device=device)

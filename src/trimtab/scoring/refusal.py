@@ -62,7 +62,11 @@ def ask(lm: LanguageModel, prompts: Sequence[Prompt]) -> Asked:
     """
     if not prompts:
         raise UsageError("There are no prompts to score.", "Give at least one.")
-    ids = [encode(lm, prompt) for prompt in prompts]
+    return padded(lm, [encode(lm, prompt) for prompt in prompts])
+
+
+def padded(lm: LanguageModel, ids: Sequence[list[int]]) -> Asked:
+    """Rows of token ids as one batch."""
     width = max(map(len, ids))
     tokens = [[lm.pad_token] * (width - len(row)) + row for row in ids]
     real = [[0] * (width - len(row)) + [1] * len(row) for row in ids]

@@ -135,17 +135,18 @@ def grammatical(text: str) -> bool:
     return grammaticality(text) == 1.0
 
 
-def coherence(text: str, meta: Mapping[str, Any]) -> float:
+def coherence(text: str, meta: Mapping[str, Any] | None) -> float:
     """0 to 100: the share of grammatical sentences, halved when the gold word is missing.
 
-    Repeating a sentence more than twice counts against it.
+    Repeating a sentence more than twice counts against it. `meta` is that of a question's row; None
+    asks for no gold word.
     """
     said = sentences(text)
     if not said:
         return 0.0
     repeated = sum(max(0, said.count(s) - 2) for s in set(said)) / len(said)
     score = 100 * max(0.0, grammaticality(text) - repeated)
-    return score if gold_answer(text, meta) else score / 2
+    return score if meta is None or gold_answer(text, meta) else score / 2
 
 
 def _is_sentence(sentence: str) -> bool:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
+
+from trimtab.errors import UsageError
+from trimtab.scoring.judge.usage import Estimate, Usage
 
 Kind = Literal["0_100", "0_10", "binary", "binary_text"]
 
@@ -23,6 +27,22 @@ class Metric:
     template: str
     kind: Kind = "0_100"
 
+    def message(self, question: str, answer: str) -> str:
+        """The judge's message about one answer.
+
+        Only {question} and {answer} stand for something: other braces, in the template or in the
+        texts, stay as they are.
+
+        Raises:
+            UsageError: The template has no {answer}.
+        """
+        if "{answer}" not in self.template:
+            raise UsageError(
+                f"The judge's message for {self.name!r} has no {{answer}}.", "Write {answer} in it."
+            )
+        values = {"{question}": question, "{answer}": answer}
+        return re.sub(r"\{(?:question|answer)\}", lambda found: values[found[0]], self.template)
+
 
 @dataclass(frozen=True)
 class Judgement:
@@ -38,6 +58,17 @@ class Judge(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def usage(self) -> Usage:
+        """What `rate` has used so far, over all calls."""
+        ...
+
+    def estimate(
+        self, metrics: Sequence[Metric], questions: Sequence[str], answers: Sequence[str]
+    ) -> Estimate:
+        """What the same call of `rate` would cost; nothing is sent."""
+        ...
+
     def rate(
         self,
         metrics: Sequence[Metric],
@@ -46,7 +77,7 @@ class Judge(Protocol):
         *,
         progress: Callable[[int, int], None] | None = None,
     ) -> dict[str, list[Judgement]]:
-        """By metric name, a judgement for each answer; `progress(done, of)` counts requests."""
+        """By metric name, a judgement for each answer; `progress(done, of)` counts judgements."""
         ...
 
 

@@ -1,0 +1,63 @@
+"""Keys and addresses of services, from the environment or `.env`; keys are never printed."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from pydantic import SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from trimtab.errors import UsageError
+
+OPENAI_URL = "https://api.openai.com/v1"
+
+
+class Keys(BaseSettings):
+    """What `.env.example` lists; an empty value counts as none."""
+
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore", env_ignore_empty=True)
+
+    openai_api_key: SecretStr | None = None
+    openai_base_url: str | None = None
+    together_api_key: SecretStr | None = None
+    hf_token: SecretStr | None = None
+    trimtab_guard_key: SecretStr | None = None
+    wandb_project: str | None = None
+
+    def for_judge(self, url: str) -> SecretStr:
+        """The key for an endpoint: of the service that its host names, or else OpenAI's.
+
+        Raises:
+            UsageError: There is none, and the endpoint is none of one's own on this machine.
+        """
+        host = urlsplit(url).hostname or ""
+        if _within(host, "together.xyz", "together.ai"):
+            return _key(url, "TOGETHER_API_KEY", self.together_api_key)
+        if _within(host, "huggingface.co"):
+            return _key(url, "HF_TOKEN", self.hf_token)
+        if _within(host, "localhost", "127.0.0.1", "::1") and self.openai_api_key is None:
+            return SecretStr("none")
+        return _key(url, "OPENAI_API_KEY", self.openai_api_key)
+
+    def for_guard(self, url: str) -> SecretStr:
+        """The key for a guard's endpoint.
+
+        Raises:
+            UsageError: There is none.
+        """
+        key = self.trimtab_guard_key or self.together_api_key or self.openai_api_key
+        return _key(url, "TRIMTAB_GUARD_KEY, TOGETHER_API_KEY or OPENAI_API_KEY", key)
+
+
+def _within(host: str, *domains: str) -> bool:
+    return any(host == domain or host.endswith(f".{domain}") for domain in domains)
+
+
+def _key(url: str, names: str, key: SecretStr | None) -> SecretStr:
+    if key is None:
+        raise UsageError(
+            f"There is no key for {url}.",
+            f"Set {names}, in the environment or in the file .env (see .env.example); for a server "
+            "of your own any word will do.",
+        )
+    return key
