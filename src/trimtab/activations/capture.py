@@ -16,7 +16,8 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from trimtab.activations.activations import Activations
 from trimtab.activations.announce import announced
@@ -70,46 +71,106 @@ def capture(
             nothing is chosen, or rows of unequal number of tokens with reduce=None.
         RunError: a single row does not fit in memory.
     """
+    found = _captured(lm, texts, [at], layers, reduce is not None, False, max_batch_tokens)
+    return found[0].raw
+
+
+@dataclass(frozen=True)
+class Read:
+    """Means over one choice of tokens.
+
+    Attributes:
+        raw: Every layer, [rows, n+1, d].
+        normed: h[n] after the final norm, which is transformers' last hidden state, [rows, d]
+            (`capture_each` alone reads it).
+    """
+
+    raw: Activations
+    normed: Float[Tensor, "rows d"]
+
+
+def capture_each(
+    lm: LanguageModel,
+    texts: Sequence[Text],
+    at: Sequence[str | Positions],
+    *,
+    max_batch_tokens: int = 8192,
+) -> list[Read]:
+    """Means over several choices of tokens, of every layer, in one pass.
+
+    Args and errors are those of `capture`; the result has an entry for each of `at`.
+    """
+    return _captured(lm, texts, at, None, True, True, max_batch_tokens)
+
+
+def _captured(
+    lm: LanguageModel,
+    texts: Sequence[Text],
+    at: Sequence[str | Positions],
+    layers: Sequence[int] | None,
+    mean: bool,
+    with_norm: bool,
+    max_batch_tokens: int,
+) -> list[Read]:
     if lm.model.training:
         raise UsageError("The model is in training mode.", "Call lm.model.eval() before capture.")
-    positions = for_reading(as_positions(at, lm))
+    positions = [for_reading(as_positions(one, lm)) for one in at]
     chosen_layers = _checked_layers(lm, layers)
     rows = _rows(lm, texts)
-    chosen = [_chosen(row, index, positions) for index, row in enumerate(rows)]
-    if reduce is None and len({len(tokens) for tokens in chosen}) > 1:
-        sizes = sorted({len(tokens) for tokens in chosen})
-        raise UsageError(
-            f"reduce=None keeps each token, but {positions} chooses {sizes[0]} to {sizes[-1]} "
-            "tokens a row.",
-            'Use reduce="mean", or positions of one size such as LastPrompt().',
-        )
-    width = (lm.d_model,) if reduce else (len(chosen[0]), lm.d_model)
-    values = torch.empty(len(chosen_layers), len(rows), *width)
+    chosen = [[_chosen(row, i, one) for i, row in enumerate(rows)] for one in positions]
+    if not mean:
+        _check_equal_sizes(chosen[0], positions[0])
+    width = (lm.d_model,) if mean else (len(chosen[0][0]), lm.d_model)
+    values = torch.empty(len(at), len(chosen_layers), len(rows), *width)
+    normed = torch.zeros(len(at), len(rows), lm.d_model)
 
     def read(batch: list[int]) -> None:
-        picked = _padded([chosen[i] for i in batch]).to(lm.device)
+        picked = [_padded([one[i] for i in batch]).to(lm.device) for one in chosen]
         where = torch.tensor(batch)
 
         def keep(layer: int, hidden: Tensor) -> None:
-            states = _states(hidden, picked, mean=reduce is not None)
-            values[chosen_layers.index(layer), where] = states.to("cpu", torch.float32)
+            for number, tokens in enumerate(picked):
+                states = _states(hidden, tokens, mean=mean)
+                values[number, chosen_layers.index(layer), where] = states.to("cpu", torch.float32)
+            if with_norm and layer == lm.n_layers:
+                norm = lm.anatomy.final_norm
+                last = hidden if norm is None else norm(hidden)
+                for number, tokens in enumerate(picked):
+                    normed[number, where] = _states(last, tokens, mean=True).to(
+                        "cpu", torch.float32
+                    )
 
         with part(batch), _reading(lm, chosen_layers, keep):
             _forward(lm, [rows[i].tokens for i in batch])
 
     with announced(lm, [row.prompt_length for row in rows]) as part:
         each_batch([len(row.tokens) for row in rows], max_batch_tokens, lm.device, read)
-    return Activations(
-        values=values.movedim(0, -2).contiguous(),
-        layers=chosen_layers,
-        at=str(positions),
-        counts=tuple(len(tokens) for tokens in chosen),
-        ids=tuple(row.prompt_id for row in rows),
-        digests=tuple(row.digest for row in rows),
-        model=lm.name,
-        fingerprint=lm.fingerprint,
-        n_layers=lm.n_layers,
-    )
+    return [
+        Read(
+            Activations(
+                values=values[number].movedim(0, -2).contiguous(),
+                layers=chosen_layers,
+                at=str(one),
+                counts=tuple(len(tokens) for tokens in chosen[number]),
+                ids=tuple(row.prompt_id for row in rows),
+                digests=tuple(row.digest for row in rows),
+                model=lm.name,
+                fingerprint=lm.fingerprint,
+                n_layers=lm.n_layers,
+            ),
+            normed[number],
+        )
+        for number, one in enumerate(positions)
+    ]
+
+
+def _check_equal_sizes(chosen: Sequence[Sequence[int]], positions: Positions) -> None:
+    if len(sizes := sorted({len(tokens) for tokens in chosen})) > 1:
+        raise UsageError(
+            f"reduce=None keeps each token, but {positions} chooses {sizes[0]} to {sizes[-1]} "
+            "tokens a row.",
+            'Use reduce="mean", or positions of one size such as LastPrompt().',
+        )
 
 
 # -- texts to tokens ---------------------------------------------------------------------------
@@ -227,13 +288,19 @@ def _reading(
     def after(_: Any, __: Any, output: Any) -> None:
         take(lm.n_layers, output[0] if isinstance(output, tuple) else output)
 
-    handles = [
-        blocks[layer].register_forward_pre_hook(before(layer), with_kwargs=True)
-        for layer in layers
-        if layer < lm.n_layers
-    ]
-    if lm.n_layers in layers:
-        handles.append(blocks[-1].register_forward_hook(after))
+    def at(point: nn.Module, layer: int) -> RemovableHandle:
+        return point.register_forward_hook(lambda _, __, output: take(layer, output))
+
+    if points := lm.anatomy.residual:
+        handles = [at(points[layer], layer) for layer in layers]
+    else:
+        handles = [
+            blocks[layer].register_forward_pre_hook(before(layer), with_kwargs=True)
+            for layer in layers
+            if layer < lm.n_layers
+        ]
+        if lm.n_layers in layers:
+            handles.append(blocks[-1].register_forward_hook(after))
     try:
         yield
     except _Enough:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from trimtab.data import Prompt
 from trimtab.errors import UsageError
-from trimtab.generation.rows import Answer, Backend, Item, Row, Split
+from trimtab.generation import backends
+from trimtab.generation.rows import Answer, Item, Row, Split
 from trimtab.generation.sampling import Sampling, row_key
-from trimtab.generation.transformers_backend import complete
 from trimtab.interventions import Add
 from trimtab.models import LanguageModel, encode
 
@@ -76,7 +76,8 @@ def generate(
         seed: Of the paired noise.
         batch_size: Most rows at a time; None plans it from the size of the model, the lengths
             and the device. A batch that does not fit in memory goes on in halves.
-        backend: What runs the model.
+        backend: What runs the model: transformers, transformer_lens or vllm, each of the latter
+            with its extra installed.
         on_batch: Called with the completions of each batch as it ends, longest prompts first.
         progress: Called with the number of completions made so far, and of all.
         splits: A list to which batches that did not fit in memory are added; given back with the
@@ -89,12 +90,12 @@ def generate(
     Raises:
         UsageError: A model in training mode, no prompts or cells, a prompt that does not fit the
             context together with max_new_tokens, an intervention that does not fit the model, a
-            value out of range, or an unknown backend.
+            value out of range, or a backend that is unknown, not installed or unfit for the model.
         RunError: Out of memory with a single row, or logits that are not numbers.
     """
     if lm.model.training:
         raise UsageError("The model is in training mode.", "Call lm.model.eval() before generate.")
-    run = _backend(backend)
+    run = backends.backend(backend)
     sampling = Sampling(temperature, top_p, top_k)
     size = 1 if batch_size is None else batch_size
     _check_counts(max_new_tokens=max_new_tokens, samples=samples, batch_size=size)
@@ -156,12 +157,6 @@ def _places(
                 key = (identity, prompt.id, 0 if greedy else sample)
                 same.setdefault(key, []).append((cell, number, sample))
     return list(same.values())
-
-
-def _backend(name: str) -> Backend:
-    if name == "transformers":
-        return complete
-    raise UsageError(f"There is no backend {name!r}.", "Use backend='transformers'.")
 
 
 def _check_counts(**counts: int) -> None:

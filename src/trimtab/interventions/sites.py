@@ -32,6 +32,8 @@ class Site:
 
 def residual(lm: LanguageModel, layer: int) -> Site:
     """h[layer]: the input of block `layer`, or for layer n the output of the last block."""
+    if lm.anatomy.residual:
+        return Site(lm.anatomy.residual[layer], False, layer, f"hook point of h[{layer}]")
     if layer < lm.n_layers:
         return Site(lm.anatomy.blocks[layer], True, layer, f"input of block {layer}")
     return Site(lm.anatomy.blocks[-1], False, layer, f"output of block {layer - 1}")

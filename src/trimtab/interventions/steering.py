@@ -70,6 +70,11 @@ def steer(
     steering._ledger.verify(steering._hooks)
 
 
+def is_open(lm: LanguageModel) -> bool:
+    """Whether a steering context of this model is open, on which passes elsewhere do not run."""
+    return any(steering._lm.anatomy.base is lm.anatomy.base for steering in _open)
+
+
 # An empty context tells those around it of a reader's batches.
 listeners.append(lambda lm, prompt_lengths: steer(lm, prompt_lengths=prompt_lengths))
 

@@ -3,6 +3,7 @@
 from trimtab.models.anatomy import Anatomy, find_anatomy
 from trimtab.models.chat import encode, encode_answer, end_of_instruction
 from trimtab.models.language_model import LanguageModel
+from trimtab.models.lens import to_transformer_lens
 from trimtab.models.load import load
 
 __all__ = [
@@ -13,4 +14,5 @@ __all__ = [
     "end_of_instruction",
     "find_anatomy",
     "load",
+    "to_transformer_lens",
 ]

@@ -34,6 +34,8 @@ class Anatomy:
             is a tensor [b, t, d], [b * t, d] (OPT) or the first entry of a tuple.
         block_path: Where the blocks are, for example "model.layers".
         notes: What is out of the ordinary, in words.
+        residual: Modules whose outputs are h[0] to h[n], in a model that has such points between
+            its blocks (`lens.py`); then `attention`, `mlp` and `writes` are points, too.
     """
 
     base: nn.Module
@@ -46,6 +48,7 @@ class Anatomy:
     writes: tuple[tuple[nn.Module, ...], ...]
     block_path: str = ""
     notes: tuple[str, ...] = ()
+    residual: tuple[nn.Module, ...] = ()
 
     def describe(self) -> str:
         """What was found, one line a part, for the doctor command."""

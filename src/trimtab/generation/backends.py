@@ -1,0 +1,47 @@
+"""What runs the model, by name: the reference, TransformerLens, or vLLM."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import cast
+
+from trimtab.errors import UsageError
+from trimtab.generation.rows import Backend
+from trimtab.models import LanguageModel
+from trimtab.models.lens import lens_model
+
+_HOMES = {
+    "transformers": "transformers_backend",
+    "transformer_lens": "transformer_lens_backend",
+    "vllm": "vllm.backend",
+}
+
+
+def backend(name: str) -> Backend:
+    """The backend of a name.
+
+    Raises:
+        UsageError: There is none of that name, or its extra is not installed.
+    """
+    if name not in _HOMES:
+        raise UsageError(f"There is no backend {name!r}.", f"Use one of {', '.join(_HOMES)}.")
+    try:
+        module = import_module(f"trimtab.generation.{_HOMES[name]}")
+    except ImportError as error:
+        raise UsageError(
+            f"The backend {name} cannot be imported: {error}.",
+            f"In an environment of its own: pip install 'trimtab[{name.replace('_', '-')}]'.",
+        ) from error
+    return cast(Backend, module.complete)
+
+
+def model_of(name: str, lm: LanguageModel) -> LanguageModel:
+    """The model that everything but generation uses beside a backend.
+
+    TransformerLens's own for "transformer_lens", so that states are read and interventions
+    written at its hook points; otherwise `lm` itself.
+
+    Raises:
+        UsageError, RunError: As `trimtab.models.lens.lens_model`.
+    """
+    return lens_model(lm) if name == "transformer_lens" else lm
