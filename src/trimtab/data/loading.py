@@ -3,6 +3,7 @@
 from itertools import islice
 from pathlib import Path
 
+from trimtab.data.fetch import collections, fetched
 from trimtab.data.fields import Fields
 from trimtab.data.prompt import Prompt
 from trimtab.data.prompt_set import PromptSet
@@ -24,7 +25,8 @@ def prompts(
     """The prompts of a source, in its order.
 
     Args:
-        source: `"village/NAME"` or `"village/NAME:SPLIT"`; a file (.jsonl, .json with a list, .csv,
+        source: `"village/NAME"` or `"village/NAME:SPLIT"`; `"refusal/NAME"`, a set brought by
+            `trimtab data fetch refusal`; a file (.jsonl, .json with a list, .csv,
             .tsv, .txt with one text a line, .yaml that describes a source); or the name of a source
             that trimtab describes (`shipped_sources()`), such as `"real-toxicity-prompts"`.
         split: The split, of a village set or a hub data set.
@@ -55,6 +57,9 @@ def prompts(
         fields = Fields(field=text_field, chat=chat)
         rows = islice(file_rows(path), limit)
         return PromptSet([fields.prompt(row, where) for where, row in rows], path.name)
+    collection, _, name = text.partition("/")
+    if name and collection in collections():
+        return _fetched(collection, name, text, split, text_field, chat, limit)
     if text.startswith("village/"):
         return _village(text, split, text_field, chat, limit)
     described = SHIPPED / f"{text.replace('-', '_')}.yaml"
@@ -62,7 +67,7 @@ def prompts(
         return _described(described, text, split, text_field, chat, limit)
     raise UsageError(
         f"There is no prompt source {text!r}.",
-        f"Give village/NAME, a file ({', '.join(SUFFIXES)} or .yaml), or one of "
+        f"Give village/NAME, refusal/NAME, a file ({', '.join(SUFFIXES)} or .yaml), or one of "
         f"{', '.join(shipped_sources())}; a data set of the hub is described by a .yaml file.",
     )
 
@@ -91,6 +96,23 @@ def _described(
         changes |= {"field": text_field, "template": None}
     found = source.model_copy(update=changes).prompts(path.parent)
     return PromptSet(found, Path(name).name)
+
+
+def _fetched(
+    collection: str,
+    name: str,
+    text: str,
+    split: str | None,
+    text_field: str | None,
+    chat: bool | None,
+    limit: int | None,
+) -> PromptSet:
+    """A set of `fetch`; "refusal/harmful:train" and split="train" are refusal/harmful_train."""
+    part = f"_{split}" if split else ""
+    path = fetched(collection, name.replace(":", "_") + part)
+    fields = Fields(field=text_field, chat=chat)
+    rows = islice(file_rows(path), limit)
+    return PromptSet([fields.prompt(row, where) for where, row in rows], text + part)
 
 
 def _village(
