@@ -1,5 +1,6 @@
 """`trimtab refusal`: one step after the other, on a tiny model with published outputs."""
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -23,14 +24,15 @@ def given(golden: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, 
 def test_the_steps_one_by_one_give_the_published_numbers(
     given: tuple[str, Path, dict], golden: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model, folder, inputs = given
+    model, folder, _ = given
     sets = {
         part: ["--harmful", str(folder / f"harmful_{part}.json"),
                "--harmless", str(folder / f"harmless_{part}.json")]
         for part in ("train", "val")
     }  # fmt: skip
     out = folder / "out"
-    assert main(["refusal", "directions", "--model", model, *sets["train"], "--out", str(out)]) == 0
+    words = ["refusal", "directions", "--model", model, *sets["train"], "--out", str(out)]
+    assert main([*words, "--chat-template", "published"]) == 0
     found = torch.load(out / "mean_diffs.pt", weights_only=True)
     published = golden / "refusal_llama-3-tiny-rand"
     expected = torch.load(published / "generate_directions/mean_diffs.pt", weights_only=True)
@@ -43,13 +45,16 @@ def test_the_steps_one_by_one_give_the_published_numbers(
     assert "refusal tokens (given): 40 'I'" in said
     assert "does not induce refusal" in said
     assert "nearest misses" in said
+    torch.save(found[-4:], out / "mean_diffs.pt")  # the last four positions
     assert main([*words, "--no-prompt-filter", "--no-thresholds", "--exhaustive"]) == 0
     rows = json.loads((out / "direction_evaluations.json").read_text())
     theirs = json.loads((published / "select_direction/direction_evaluations.json").read_text())
+    theirs = [row for row in theirs if row["position"] >= -4]
     for row, other in zip(rows, theirs, strict=True):
         assert row == pytest.approx(other, abs=1e-5)
     where = json.loads((out / "direction_metadata.json").read_text())
-    assert where == {"pos": inputs["pos"], "layer": inputs["layer"]}
+    best = min((r for r in theirs if r["layer"] < 4), key=lambda r: r["refusal_score"])
+    assert where == {"pos": best["position"], "layer": best["layer"]}
     assert {p.name for p in out.glob("*.png")} == {
         "ablation_scores.png", "actadd_scores.png", "kl_div_scores.png",
     }  # fmt: skip
@@ -102,3 +107,18 @@ def test_vectors_of_another_model_are_refused(
              "--out", str(tmp_path)]  # fmt: skip
     assert main(words) == 2
     assert "[2, 3, 4]" in capsys.readouterr().err
+
+
+def test_a_backend_that_is_not_installed_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if importlib.util.find_spec("transformer_lens") is not None:
+        pytest.skip("it is installed")
+    for words in (
+        ["run", "refusal", "--runs", str(tmp_path)],
+        ["refusal", "directions", "--out", str(tmp_path)],
+    ):
+        assert main([*words, "--backend", "transformer_lens"]) == 2
+        assert "trimtab[transformer-lens]" in capsys.readouterr().err
+    assert main(["run", "refusal", "--backend", "jax"]) == 2
+    assert "backend" in capsys.readouterr().err

@@ -10,14 +10,10 @@ from trimtab.data import Prompt
 from trimtab.experiments.refusal import files, loss
 from trimtab.generation import generate
 from trimtab.models import load
+from trimtab.models.families import use_published_template
 from trimtab.scoring.jailbreak import jailbreak_judge
 from trimtab.vectors.formats.refusal import RefusalDirection
 
-# The published code writes its templates itself, and for this family without a system message.
-NO_SYSTEM = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 ARMS = ("baseline", "ablation", "actadd_+1", "actadd_-1")
 
 
@@ -26,8 +22,7 @@ def published(request, golden):
     folder = golden / f"refusal_{request.param}"
     inputs = json.loads((folder / "inputs.json").read_text())
     lm = load(str(golden / "models" / request.param), device="cpu", dtype="float32")
-    if "qwen2" in request.param:
-        lm.tokenizer.chat_template = NO_SYSTEM
+    use_published_template(lm)
     diffs = files.read_mean_diffs(folder / "generate_directions/mean_diffs.pt")
     direction = diffs[inputs["pos"], inputs["layer"]]
     return lm, folder, RefusalDirection(direction, inputs["pos"], inputs["layer"])

@@ -17,8 +17,8 @@ from trimtab.experiments.refusal.experiment import run
 from trimtab.experiments.refusal.prompts import choose_prompts, questions
 
 SMALL = RefusalConfig.read({
-    "n_train": 24, "n_val": 8, "n_test": 6, "max_new_tokens": 8, "loss_texts": 4,
-    "partial_points": 3, "batch_size": 4, "kl_threshold": 1.0, "induce_threshold": None,
+    "n_train": 16, "n_val": 6, "n_test": 6, "max_new_tokens": 8, "loss_texts": 2,
+    "partial_points": 3, "batch_size": 4, "kl_threshold": 0.5,
 })  # fmt: skip
 
 
@@ -106,20 +106,16 @@ def test_reported_prompts_neither_made_nor_chose_the_direction(finished):
     assert not used & reported
 
 
-def test_a_run_in_a_fresh_folder_gives_the_same_bytes(finished, tmp_path):
-    again = run(SMALL, tmp_path)
-    for name in ("results.json", "direction.pt", "completions/mischief_ablation.jsonl"):
-        assert (again / name).read_bytes() == (finished / name).read_bytes()
-
-
 @pytest.mark.slow
-def test_killed_at_random_moments_it_ends_with_the_same_bytes(finished, tmp_path):
+def test_killed_twice_in_a_fresh_folder_it_ends_with_the_same_bytes(finished, tmp_path):
     draw = random.Random(3)
+    # not forked: a fork of a process whose torch has started threads cannot run torch
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["trimtab.experiments.refusal.experiment"])
     path = tmp_path / "refusal" / finished.name
     due = sum(1 for p in finished.rglob("*") if p.is_file())
     for share in (0.4, 0.8):
-        # spawned: a fork of a process whose torch has started threads cannot run torch
-        child = multiprocessing.get_context("spawn").Process(target=run, args=(SMALL, tmp_path))
+        child = server.Process(target=run, args=(SMALL, tmp_path))
         child.start()
         while child.is_alive() and sum(1 for p in path.rglob("*") if p.is_file()) < share * due:
             time.sleep(0.005)
@@ -128,13 +124,14 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(finished, tmp_path
         os.kill(child.pid, signal.SIGKILL)
         child.join()
     run(SMALL, tmp_path)
-    for name in ("results.json", "direction.pt", "completions/harmless_actadd.jsonl"):
+    for name in ("results.json", "direction.pt", "completions/harmless_actadd.jsonl",
+                 "completions/mischief_ablation.jsonl"):  # fmt: skip
         assert (path / name).read_bytes() == (finished / name).read_bytes(), name
 
 
 def test_a_filter_that_leaves_nothing_says_so(tmp_path):
     wrong = SMALL.model_copy(update={"refusal_tokens": (5,)})  # no answer begins with that one
-    with pytest.raises(RunError, match="leaves none of the 24 prompts of harmful_train"):
+    with pytest.raises(RunError, match="leaves none of the 16 prompts of harmful_train"):
         run(wrong, tmp_path)
 
 

@@ -12,8 +12,10 @@ from trimtab.experiments.refusal import files
 from trimtab.experiments.refusal.config import RefusalConfig
 from trimtab.experiments.run_folder import Progress, RunFolder
 from trimtab.generation import Completion
+from trimtab.generation.backends import model_of
 from trimtab.interventions import Intervention
 from trimtab.models import LanguageModel, load
+from trimtab.models.families import use_published_template
 from trimtab.models.threads import use_one_thread_if_small
 from trimtab.scoring.jailbreak import JailbreakJudge, jailbreak_judge
 from trimtab.scoring.substring import SubstringScorer
@@ -50,9 +52,21 @@ def open_bench(config: RefusalConfig, folder: RunFolder, progress: Progress) -> 
             config.model, adapter=config.adapter, quantization=config.quantization,
             dtype=config.dtype, device=config.device, device_map=config.device_map,
         )  # fmt: skip
-        use_one_thread_if_small(lm)
         folder.pin("weights", lm.fingerprint)
+        lm = as_run(lm, config.chat_template, config.backend)
     return Bench(config, folder, lm, judges, progress)
+
+
+def as_run(lm: LanguageModel, chat_template: str, backend: str) -> LanguageModel:
+    """The loaded model with the template, on the threads and through the backend of a run.
+
+    Raises:
+        UsageError: There is no such published template, or the backend cannot be had.
+    """
+    use_one_thread_if_small(lm)
+    if chat_template == "published":
+        use_published_template(lm)
+    return model_of(backend, lm)
 
 
 def complete_set(
@@ -73,7 +87,8 @@ def greedy(
 ) -> list[Completion]:
     """Greedy completions of every prompt, kept in the folder unit by unit."""
     config = bench.config
-    draws = Draws(config.max_new_tokens, 0.0, 1.0, 1, config.seed, config.batch_size)
+    draws = Draws(config.max_new_tokens, 0.0, 1.0, 1, config.seed, config.batch_size,
+                  config.backend)  # fmt: skip
     scored = complete(
         bench.folder, name, bench.lm, SubstringScorer(), some, [(UNSTEERED, intervention)], draws,
         bench.progress,

@@ -35,10 +35,17 @@ class RefusalConfig(Config):
     """cpu, cuda, cuda:1 or mps; left out: the best there is."""
     device_map: str | None = None
     """"auto" spreads a large model over several devices."""
+    backend: Literal["transformers", "transformer_lens", "vllm"] = "transformers"
+    """What runs the model; the last two are extras, each in an environment of its own."""
+
+    chat_template: Literal["own", "published"] = "own"
+    """The tokenizer's own, or the one of the published experiment for its family, which has no
+    system turn (Qwen's own has)."""
 
     harmful: str = "village/mischief"
     """Requests to refuse: a prompt source, or a file of {instruction, category}, strings or lines.
-    A village set keeps its own splits; any other is split at random, no prompt shared."""
+    A village set keeps its own splits, and so does refusal/harmful (`trimtab data fetch
+    refusal`); any other is split at random, no prompt shared."""
     harmless: str = "village/harmless"
     """Requests to answer, likewise."""
     harmful_sets: tuple[str, ...] = ()

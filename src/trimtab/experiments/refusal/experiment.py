@@ -200,6 +200,7 @@ def _addition(
         cells: list[Any] = [Add(directions[chosen.position, at].float(), at, 1.0) for at in layers]
         made = generate(
             bench.lm, harmless, steering=cells, batch_size=bench.config.batch_size,
+            backend=bench.config.backend,
             max_new_tokens=min(bench.config.max_new_tokens, MOST_TOKENS_TO_TRY),
         )  # fmt: skip
         verdicts = files.judge_rows(files.published_rows(made), bench.judges[:1])

@@ -49,7 +49,9 @@ def write_evaluations(candidates: Sequence[Candidate], folder: Path) -> None:
     passed = sorted((c for c in candidates if not c.dropped), key=lambda c: c.refusal)
     for name, some in ((EVALUATIONS, candidates), (FILTERED, passed)):
         write_json(folder / name, [_candidate(c) for c in some])
-    if not passed:
+    if passed:
+        (folder / FELL).unlink(missing_ok=True)  # of an earlier try with other thresholds
+    else:
         write_atomic(folder / FELL, filtered_out(candidates))
 
 

@@ -25,6 +25,7 @@ from trimtab.scoring.refusal import (
 Sets = dict[str, list[Prompt]]  # harmful_train, harmless_val, ...; and a key for each set to report
 PARTS = ("train", "val", "test")
 KINDS = ("harmful", "harmless")
+_OWN_SPLITS = {f"refusal/{kind}": PARTS for kind in KINDS}  # of `trimtab data fetch refusal`
 
 
 def questions(source: str | Path) -> PromptSet:
@@ -65,8 +66,11 @@ def choose_prompts(config: RefusalConfig) -> dict[str, Any]:
 
 def _parts(config: RefusalConfig, source: str) -> Sequence[PromptSet]:
     sizes = (config.n_train, config.n_val, config.n_test)
-    if source.startswith("village/") and ":" not in source:
-        sets = [prompts(source, split=part) for part in ("train", "dev", "test")]
+    own = _OWN_SPLITS.get(source) or (
+        ("train", "dev", "test") if source.startswith("village/") and ":" not in source else ()
+    )
+    if own:
+        sets = [prompts(source, split=part) for part in own]
         return [s.sample(min(n, len(s)), config.seed) for s, n in zip(sets, sizes, strict=True)]
     whole = questions(source)
     parts = list(split(whole, sizes[:2], config.seed))
