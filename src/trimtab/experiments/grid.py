@@ -41,6 +41,7 @@ class Draws:
     samples: int
     seed: int
     batch_size: int
+    backend: str = "transformers"
 
 
 @dataclass(frozen=True)
@@ -80,9 +81,48 @@ def complete(
     Returns:
         Cell-major, then prompt, then sample.
     """
+    made = answers(folder, name, lm, prompts, cells, draws, progress)
+
+    def scored(unit: int) -> list[Row]:
+        here = made.unit(unit)
+        scores = scorer.score([completion for _, completion in here])
+        return [
+            {"id": c.prompt.id, "sample": c.sample, **asdict(cell), "score": score}
+            for (cell, c), score in zip(here, scores, strict=True)
+        ]
+
+    scores = folder.rows(f"scores/{name}.jsonl", made.sizes, scored, progress, f"{name}: score")
+    return [
+        Scored(cell, completion, math.nan if score["score"] is None else score["score"])
+        for (cell, completion), score in zip(made.rows, scores, strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Completions with their cells, cell-major, and how many each unit of work made."""
+
+    rows: list[tuple[Cell, Completion]]
+    sizes: list[int]
+
+    def unit(self, number: int) -> list[tuple[Cell, Completion]]:
+        """The rows of one unit."""
+        first = sum(self.sizes[:number])
+        return self.rows[first : first + self.sizes[number]]
+
+
+def answers(
+    folder: RunFolder,
+    name: str,
+    lm: LanguageModel,
+    prompts: Sequence[Prompt],
+    cells: Sequence[tuple[Cell, Intervention | None]],
+    draws: Draws,
+    progress: Progress = quiet,
+) -> Answers:
+    """Completions of every prompt in every cell, unscored, kept in `completions/<name>.jsonl`."""
     units = _units(len(cells), len(prompts), draws)
     sizes = [(c.stop - c.start) * (p.stop - p.start) * draws.samples for c, p in units]
-
     starts = [sum(sizes[:i]) for i in range(len(sizes) + 1)]
     label = f"{name}: generate"
 
@@ -100,6 +140,7 @@ def complete(
             samples=draws.samples,
             seed=draws.seed,
             batch_size=draws.batch_size,
+            backend=draws.backend,
             progress=lambda done, _: progress(label, starts[unit] + done, starts[-1]),
             splits=splits,
         )
@@ -109,26 +150,14 @@ def complete(
 
     rows = folder.rows(f"completions/{name}.jsonl", sizes, generated, progress, label)
     by_id = {prompt.id: prompt for prompt in prompts}
-    completions = [_completion(row, by_id[row["id"]]) for row in rows]
-
-    def scored(unit: int) -> list[Row]:
-        here = slice(starts[unit], starts[unit + 1])
-        scores = scorer.score(completions[here])
-        keys = ("id", "sample", "layer", "coefficient", "direction")
-        return [
-            {key: row[key] for key in keys} | {"score": score}
-            for row, score in zip(rows[here], scores, strict=True)
-        ]
-
-    scores = folder.rows(f"scores/{name}.jsonl", sizes, scored, progress, f"{name}: score")
-    return [
-        Scored(
-            Cell(row["layer"], row["coefficient"], row["direction"]),
-            completion,
-            math.nan if score["score"] is None else score["score"],
-        )
-        for row, completion, score in zip(rows, completions, scores, strict=True)
-    ]
+    return Answers(
+        [
+            (Cell(row["layer"], row["coefficient"], row["direction"]),
+             _completion(row, by_id[row["id"]]))
+            for row in rows
+        ],
+        sizes,
+    )  # fmt: skip
 
 
 def _units(cells: int, prompts: int, draws: Draws) -> list[tuple[slice, slice]]:

@@ -23,7 +23,9 @@ from typing import Any
 import yaml
 
 from trimtab.errors import RunError, UsageError
+from trimtab.experiments import shards
 from trimtab.experiments.machine import machine, versions
+from trimtab.experiments.unit_file import append, leading_units
 from trimtab.files import write_atomic, writing
 
 Row = dict[str, Any]
@@ -74,7 +76,9 @@ class RunFolder:
             RunError: Another process holds it, or it cannot be written.
             UsageError: It belongs to another configuration.
         """
-        self.path, self.config = Path(path), dict(config)
+        self.shard = shards.current()
+        self.path = self.shard.folder(Path(path)) if self.shard else Path(path)
+        self.config = dict(config)
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = (self.path / ".lock").open("a")
@@ -201,19 +205,30 @@ class RunFolder:
         path = self.path / name
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-        rows, done, length = _complete_units(path, sizes)
-        if path.exists() and path.stat().st_size != length:
-            os.truncate(path, length)
-            self.log("cut", file=name, kept_units=done)
         due = sum(sizes)
-        progress(label, len(rows), due)
-        for unit in range(done, len(sizes)):
+
+        def make(unit: int) -> list[Row]:
             fresh = [{"unit": unit, **plain(row)} for row in work(unit)]
             if len(fresh) != sizes[unit]:
                 raise RunError(
                     f"Unit {unit} of {name} gave {len(fresh)} rows where {sizes[unit]} were due."
                 )
-            _append(path, fresh)
+            return fresh
+
+        if self.shard:
+            return shards.rows(
+                self.shard, self.path, name, sizes,
+                lambda unit: append(path, make(unit)), lambda n: progress(label, n, due),
+            )  # fmt: skip
+        rows, done, length = leading_units(path, sizes)
+        if path.exists() and path.stat().st_size != length:
+            os.truncate(path, length)
+            self.log("cut", file=name, kept_units=done)
+        progress(label, len(rows), due)
+        found = shards.made(self.path, name, sizes)
+        for unit in range(done, len(sizes)):
+            fresh = found.get(unit) or make(unit)
+            append(path, fresh)
             rows += json.loads(json.dumps(fresh))
             progress(label, len(rows), due)
         return rows
@@ -245,50 +260,7 @@ class RunFolder:
     def log(self, event: str, **fields: Any) -> None:
         """One line in log.jsonl, with the time."""
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-        _append(self.path / "log.jsonl", [{"time": now, "event": event, **plain(fields)}])
+        append(self.path / "log.jsonl", [{"time": now, "event": event, **plain(fields)}])
 
     def _save_manifest(self) -> None:
         self.write_json("manifest.json", self.manifest)
-
-
-def _complete_units(path: Path, sizes: Sequence[int]) -> tuple[list[Row], int, int]:
-    """Rows of the leading complete units, how many units, and the bytes they take."""
-    rows: list[Row] = []
-    pending: list[Row] = []
-    done = length = read = 0
-    for line in _lines(path):
-        read += len(line)
-        try:
-            row = json.loads(line)
-        except ValueError:
-            break
-        if not line.endswith(b"\n") or not isinstance(row, dict) or row.get("unit") != done:
-            break
-        pending.append(row)
-        while done < len(sizes) and len(pending) == sizes[done]:
-            rows, pending, length, done = rows + pending, [], read, done + 1
-            if done == len(sizes):
-                return rows, done, length
-    return rows, done, length
-
-
-def _lines(path: Path) -> Iterator[bytes]:
-    if path.exists():
-        with path.open("rb") as file:
-            yield from file
-
-
-def _append(path: Path, rows: Sequence[Row]) -> None:
-    """Append lines in one write; on failure leave the file as it was."""
-    data = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
-    before = path.stat().st_size if path.exists() else 0
-    with writing(path):
-        try:
-            with path.open("ab") as file:
-                file.write(data.encode())
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.truncate(path, before)
-            raise

@@ -14,6 +14,7 @@ from trimtab.experiments.toxicity import numbers
 from trimtab.experiments.toxicity.config import ToxicityConfig
 from trimtab.experiments.toxicity.prompts import Splits, choose_prompts, read_splits
 from trimtab.experiments.toxicity.results import SCHEMA, SUBSETS
+from trimtab.generation.backends import model_of
 from trimtab.interventions import Add
 from trimtab.models import LanguageModel, load
 from trimtab.models.threads import use_one_thread_if_small
@@ -52,6 +53,7 @@ class Bench:
             )  # fmt: skip
             use_one_thread_if_small(lm)
             folder.pin("weights", lm.fingerprint)
+            lm = model_of(config.backend, lm)
         return cls(config, folder, lm, judge, calibration, progress)
 
     def prompts(self) -> Splits:
@@ -82,7 +84,8 @@ class Bench:
     ) -> list[Scored]:
         """Scored completions of every prompt in every cell, kept in the folder under `name`."""
         c = self.config
-        draws = Draws(c.max_new_tokens, c.temperature, c.top_p, c.samples, c.seed, c.batch_size)
+        draws = Draws(c.max_new_tokens, c.temperature, c.top_p, c.samples, c.seed, c.batch_size,
+                      c.backend)  # fmt: skip
         return complete(
             self.folder, name, self.lm, self.scorer, prompts, cells, draws, self.progress
         )

@@ -30,6 +30,8 @@ class ToxicityConfig(Config):
     """cpu, cuda, cuda:1 or mps; left out: the best there is."""
     device_map: str | None = None
     """"auto" spreads a large model over several devices."""
+    backend: Literal["transformers", "transformer_lens", "vllm"] = "transformers"
+    """What runs the model; the last two are extras, each in an environment of its own."""
 
     data: str = "real-toxicity-prompts"
     """village, a prompt source by name, or a JSONL, CSV or YAML file of prompts; their toxicity
@@ -46,7 +48,7 @@ class ToxicityConfig(Config):
     ordinary_texts: Positive = 32
 
     scorer: str = "unitary/unbiased-toxic-roberta"
-    """village, detoxify, or a Hugging Face text classifier."""
+    """village, detoxify, llm:MODEL (a judge), or a Hugging Face text classifier."""
     scorer_label: str | None = None
     """The classifier's label to read, if it is not called toxicity or toxic."""
 

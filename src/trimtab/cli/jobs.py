@@ -1,0 +1,21 @@
+"""`trimtab jobs`: what became of the jobs that --slurm submitted."""
+
+from pathlib import Path
+
+
+def jobs(*, runs: Path = Path("runs"), lines: int = 5) -> None:
+    """The state of submitted jobs, and the end of their logs.
+
+    Parameters
+    ----------
+    runs
+        The folder of runs that they were submitted for.
+    lines
+        How many lines of each log.
+    """
+    from trimtab.scale.jobs import jobs as submitted
+
+    for job in submitted(runs, lines):
+        print(f"{job.id}  {job.state}  trimtab {' '.join(job.words)}")
+        for line in job.log:
+            print(f"    {line}")

@@ -1,0 +1,125 @@
+"""Several processes on one run: each makes a share of the units of work, in a folder of its own.
+
+Shard k of n works in `<run folder>/shards/k-of-n`, a run folder of the same configuration. Unit i
+is due from shard i mod n + 1; a unit whose shard is not running is made by another. The ordinary
+run takes the rows it finds there instead of making them, so its results are those of one process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+
+from trimtab.errors import UsageError
+from trimtab.experiments.unit_file import Row, units_of
+from trimtab.files import writing
+
+SHARDS = "shards"
+POLL = 0.5  # seconds between looks at what other shards have made
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Process `number` of `of`, counted from one."""
+
+    number: int
+    of: int
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """`"2/4"` is the second of four.
+
+        Raises:
+            UsageError: It is not k/n with 1 <= k <= n.
+        """
+        match = re.fullmatch(r"(\d+)/(\d+)", text)
+        if not match or not 1 <= int(match[1]) <= int(match[2]):
+            raise UsageError(
+                f"{text!r} is not a shard.", "Write --shard 2/4 for the second of four."
+            )
+        return cls(int(match[1]), int(match[2]))
+
+    def folder(self, run: Path) -> Path:
+        """Where it works."""
+        return run / SHARDS / f"{self.number}-of-{self.of}"
+
+
+_current: ContextVar[Shard | None] = ContextVar("shard", default=None)
+
+
+def current() -> Shard | None:
+    """The shard this process is, or None for an ordinary run."""
+    return _current.get()
+
+
+@contextlib.contextmanager
+def working_as(shard: Shard | None) -> Iterator[None]:
+    """Run folders opened inside are those of the shard."""
+    token = _current.set(shard)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def made(run: Path, name: str, sizes: Sequence[int]) -> dict[int, list[Row]]:
+    """The complete units that shards, or an ordinary run, have in their files of this name."""
+    units: dict[int, list[Row]] = {}
+    for path in [run / name, *sorted((run / SHARDS).glob(f"*/{name}"))]:
+        for unit, rows in units_of(path, sizes)[0].items():
+            units.setdefault(unit, rows)
+    return units
+
+
+def rows(
+    shard: Shard,
+    folder: Path,
+    name: str,
+    sizes: Sequence[int],
+    make: Callable[[int], None],
+    tell: Callable[[int], None],
+) -> list[Row]:
+    """All rows of a step: our units made, the others waited for, those of absent shards made.
+
+    Args:
+        folder: Where the shard works.
+        make: Makes a unit and appends it to our file.
+        tell: Told how many rows there are, after each look.
+    """
+    run, own = folder.parent.parent, folder / name
+    length = units_of(own, sizes)[1]
+    if own.exists() and own.stat().st_size != length:
+        with writing(own):
+            os.truncate(own, length)  # what a kill left torn
+    while True:
+        units = made(run, name, sizes)
+        tell(sum(sizes[unit] for unit in units))
+        missing = [unit for unit in range(len(sizes)) if unit not in units]
+        if not missing:
+            return [row for unit in range(len(sizes)) for row in units[unit]]
+        due = [unit for unit in missing if unit % shard.of == shard.number - 1]
+        if due:
+            make(due[0])
+        elif absent := [u for u in missing if not _running(run, Shard(u % shard.of + 1, shard.of))]:
+            make(absent[shard.number % len(absent)])  # not all of us the same one
+        else:
+            time.sleep(POLL)
+
+
+def _running(run: Path, shard: Shard) -> bool:
+    """Whether a process holds the shard's lock."""
+    try:
+        with (shard.folder(run) / ".lock").open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False

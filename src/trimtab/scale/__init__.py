@@ -1,0 +1,1 @@
+"""Runs beyond this terminal: Slurm jobs, and what became of them."""

@@ -1,0 +1,215 @@
+"""`trimtab run ... --slurm`: the same command as a Slurm job, or as an array of shards.
+
+A job is the command line itself. With shards, or several models, an array of jobs makes the units
+of work, and a job that waits for the array runs the command as given: it takes what the array made.
+"""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trimtab.errors import RunError, UsageError
+
+JOBS = "jobs"
+RECORD = "submitted.jsonl"
+REQUEUES = 20  # of a job that a signal ended; then it fails
+OPTIONS = {  # ours -> sbatch's, as submitit names it
+    "partition": "partition", "gpus": "gpus_per_node", "time": "time", "memory": "mem",
+    "cpus": "cpus_per_task", "account": "account", "qos": "qos", "constraint": "constraint",
+    "nodelist": "nodelist", "gres": "gres",
+}  # fmt: skip
+DEFAULT_MINUTES = 240
+
+
+@dataclass(frozen=True)
+class Request:
+    """A command line without its Slurm options, and those."""
+
+    words: tuple[str, ...]
+    options: Mapping[str, str]
+    shards: int
+
+
+def read_request(words: Sequence[str]) -> Request | None:
+    """Take `--slurm` and what belongs to it out of a command line; None without `--slurm`.
+
+    Raises:
+        UsageError: An option has no value, or `--shards` is not a positive number.
+    """
+    if "--slurm" not in words:
+        return None
+    if list(words[:1]) != ["run"]:
+        raise UsageError("--slurm goes with trimtab run.", "Write trimtab run EXPERIMENT --slurm.")
+    left = iter(word for word in words if word != "--slurm")
+    kept: list[str] = []
+    options: dict[str, str] = {}
+    for word in left:
+        name, equals, value = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or name not in {*OPTIONS, "shards"}:
+            kept.append(word)
+            continue
+        options[name] = value if equals else next(left, "")
+        if not options[name]:
+            raise UsageError(f"--{name} needs a value.", f"Write --{name} VALUE.")
+    shards = options.pop("shards", "1")
+    if not shards.isdigit() or int(shards) < 1:
+        raise UsageError(f"--shards cannot be {shards!r}.", "Write --shards 8.")
+    return Request(tuple(kept), options, int(shards))
+
+
+def commands(request: Request) -> list[list[str]]:
+    """The command lines of the array; empty where one job does it all."""
+    models = _values(request.words, "--model")
+    rest = _without(request.words, "--model")
+    each = [["--model", model] for model in models] or [[]]
+    if len(each) * request.shards == 1:
+        return []
+    shards = range(1, request.shards + 1)
+    return [
+        [*rest, *model, *(["--shard", f"{k}/{request.shards}"] if request.shards > 1 else [])]
+        for model in each
+        for k in shards
+    ]
+
+
+def submit(request: Request) -> list[str]:
+    """Submit it; returns the ids of the jobs, an array's as `17_0`, the last the one that merges.
+
+    Raises:
+        UsageError: submitit or Slurm is not here, or a time cannot be read.
+        RunError: Slurm refuses the job.
+    """
+    folder = jobs_folder(request.words)
+    executor = _executor(folder)
+    executor.update_parameters(**_parameters(request.options))
+    array = commands(request)
+    submitit = _submitit()
+    try:
+        shards = executor.map_array(Command(), array) if array else []
+        if shards:
+            waited = ":".join(sorted({job.job_id.split("_")[0] for job in shards}))
+            executor.update_parameters(dependency=f"afterany:{waited}")
+        last = executor.submit(Command(), list(request.words))
+    except (submitit.core.utils.FailedJobError, subprocess.CalledProcessError) as error:
+        raise RunError(
+            f"Slurm refuses the job: {error}.", "See sinfo for partitions and limits."
+        ) from error
+    jobs = [*zip(shards, array, strict=True), (last, list(request.words))]
+    _record(folder, [(job.job_id, words) for job, words in jobs])
+    return [job.job_id for job, _ in jobs]
+
+
+class Command:
+    """One command line, as submitit runs it; stopped by a signal, it is queued again."""
+
+    def __call__(self, words: Sequence[str]) -> str:
+        """Run it.
+
+        Raises:
+            RuntimeError: The command's status is not 0.
+        """
+        status = subprocess.call([sys.executable, "-m", "trimtab", *words], preexec_fn=_deaf)
+        if status:
+            raise RuntimeError(f"trimtab {' '.join(words)} ended with status {status}.")
+        return "done"
+
+    def checkpoint(self, words: Sequence[str]) -> Any:
+        """What to queue again before a time-out or preemption: the same; the run folder goes on."""
+        return _submitit().helpers.DelayedSubmission(self, words)
+
+
+def _deaf() -> None:
+    """Leave Slurm's warnings to submitit, which queues the job again; SIGKILL ends the command."""
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def jobs_folder(words: Sequence[str]) -> Path:
+    """Where the jobs of a command leave their logs: `jobs` in its folder of runs."""
+    return Path((_values(words, "--runs") or ["runs"])[-1]) / JOBS
+
+
+def _executor(folder: Path) -> Any:
+    submitit = _submitit()
+    try:
+        return submitit.SlurmExecutor(folder=folder, max_num_timeout=REQUEUES)
+    except RuntimeError as error:
+        raise UsageError(
+            f"There is no Slurm here: {error}.", "Run this where sbatch is, or leave out --slurm."
+        ) from error
+
+
+def _submitit() -> Any:
+    try:
+        import submitit
+        import submitit.helpers
+    except ImportError as error:
+        raise UsageError("--slurm needs submitit.", 'Run: pip install "trimtab[slurm]".') from error
+    return submitit
+
+
+def _parameters(options: Mapping[str, str]) -> dict[str, Any]:
+    named: dict[str, Any] = {OPTIONS[name]: value for name, value in options.items()}
+    named["time"] = minutes(options["time"]) if "time" in options else DEFAULT_MINUTES
+    for number in ("gpus_per_node", "cpus_per_task"):
+        if str(named.get(number, "")).isdigit():
+            named[number] = int(named[number])
+    # A step that a signal ended is queued again by its script; after 255, submitit has done so.
+    again = (
+        "trap 'code=$?; if [ $code -gt 128 ] && [ $code -lt 255 ] && "
+        f"[ ${{SLURM_RESTART_COUNT:-0}} -lt {REQUEUES} ]; "
+        "then scontrol requeue $SLURM_JOB_ID; fi; exit $code' EXIT"
+    )
+    return {**named, "job_name": "trimtab", "setup": [again],
+            "additional_parameters": {"requeue": True}}  # fmt: skip
+
+
+def minutes(text: str) -> int:
+    """Slurm's `30`, `30:00`, `2:00:00`, `1-12` or `1-12:30:00` in whole minutes, rounded up.
+
+    Raises:
+        UsageError: It is none of these.
+    """
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+(?::\d+){0,2})", text)
+    if not match:
+        raise UsageError(f"{text!r} is not a time.", "Write --time 2:00:00 for two hours.")
+    parts = [int(part) for part in match[2].split(":")]
+    if match[1]:
+        hours, mins, secs = [*parts, 0, 0][:3]
+    elif len(parts) == 3:
+        hours, mins, secs = parts
+    else:
+        hours, (mins, secs) = 0, [*parts, 0][:2]
+    total = int(match[1] or 0) * 1440 + hours * 60 + mins + (secs > 0)
+    return max(1, total)
+
+
+def _record(folder: Path, jobs: Sequence[tuple[str, list[str]]]) -> None:
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    with (folder / RECORD).open("a", encoding="utf-8") as file:
+        for job, words in jobs:
+            file.write(json.dumps({"job": job, "words": words, "submitted": now}) + "\n")
+
+
+def _values(words: Sequence[str], name: str) -> list[str]:
+    """The values of an option, written `--name value` or `--name=value`."""
+    found = [b for a, b in itertools.pairwise(words) if a == name]
+    return found + [w.partition("=")[2] for w in words if w.startswith(f"{name}=")]
+
+
+def _without(words: Sequence[str], name: str) -> list[str]:
+    kept = [w for w in words if not w.startswith(f"{name}=")]
+    while name in kept:
+        at = kept.index(name)
+        del kept[at : at + 2]
+    return kept

@@ -1,0 +1,79 @@
+"""Shards of a run: whose unit is whose, absent shards, torn files, and equal results."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from trimtab.errors import UsageError
+from trimtab.experiments.run_folder import RunFolder
+from trimtab.experiments.shards import Shard, working_as
+
+SIZES = [2, 1, 3, 1, 2]
+CONFIG = {"seed": 1}
+
+
+def unit_rows(unit):
+    return [{"value": 10 * unit + i} for i in range(SIZES[unit])]
+
+
+def make(path, shard, work=unit_rows):
+    with working_as(shard), RunFolder(path, "test", CONFIG) as folder:
+        return folder.rows("some/rows.jsonl", SIZES, work)
+
+
+def units(path):
+    return [json.loads(line)["unit"] for line in path.read_text("utf-8").splitlines()]
+
+
+def test_merge_takes_what_shards_made_byte_for_byte(tmp_path):
+    alone = make(tmp_path / "alone", None)
+
+    def never(unit):
+        raise AssertionError(f"unit {unit} was made again")
+
+    assert make(tmp_path / "run", Shard(1, 2)) == alone
+    assert make(tmp_path / "run", None, never) == alone
+    name = "some/rows.jsonl"
+    assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
+
+
+def test_own_units_first_then_those_of_absent_shards(tmp_path):
+    make(tmp_path, Shard(2, 2))
+    made = units(tmp_path / "shards/2-of-2/some/rows.jsonl")
+    assert made[:2] == [1, 3]
+    assert set(made) == set(range(5))
+
+
+def test_a_torn_unit_is_made_again(tmp_path):
+    make(tmp_path, Shard(1, 1))
+    path = tmp_path / "shards/1-of-1/some/rows.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-20])
+    make(tmp_path, Shard(1, 1))
+    assert path.read_bytes() == whole
+
+
+def test_two_processes_share_the_units(tmp_path):
+    code = (
+        "import sys, time; sys.path.insert(0, sys.argv[1])\n"
+        "from pathlib import Path; import test_shards as t\n"
+        "def slow(unit):\n    time.sleep(0.3); return t.unit_rows(unit)\n"
+        "t.make(Path(sys.argv[2]), t.Shard.parse(sys.argv[3]), slow)\n"
+    )
+    here = __file__.rpartition("/")[0]
+    both = [
+        subprocess.Popen([sys.executable, "-c", code, here, str(tmp_path), shard])
+        for shard in ("1/2", "2/2")
+    ]
+    assert [one.wait(60) for one in both] == [0, 0]
+    assert 0 in units(tmp_path / "shards/1-of-2/some/rows.jsonl")
+    assert 1 in units(tmp_path / "shards/2-of-2/some/rows.jsonl")
+    assert make(tmp_path, None) == make(tmp_path / "alone", None)
+
+
+@pytest.mark.parametrize("text", ["0/2", "3/2", "2", "a/b", ""])
+def test_what_is_no_shard_is_refused(text):
+    with pytest.raises(UsageError):
+        Shard.parse(text)
