@@ -222,7 +222,13 @@ def test_the_village_brings_its_recipe_and_others_the_published_sources():
 
 
 def test_recipes_are_the_published_ones():
-    assert recipe_names() == ["phi-4-mini", "qwen3-8b", "village"]
+    assert recipe_names() == [
+        "persona-qwen2.5-7b",
+        "phi-4-mini",
+        "qwen3-8b",
+        "village",
+        "village-persona",
+    ]
     phi, qwen = (ToxicityConfig.read(read_recipe(n)) for n in ("phi-4-mini", "qwen3-8b"))
     assert (phi.coefficients, phi.k, phi.temperature, phi.top_p) == ((-1, 0, 1), 20, 0.7, 0.9)
     assert qwen.coefficients == (-1, -0.5, 0, 0.25, 0.5, 1, 1.5, 2)

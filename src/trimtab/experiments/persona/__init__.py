@@ -1,0 +1,1 @@
+"""Character traits as directions: extract, judge, steer, monitor."""

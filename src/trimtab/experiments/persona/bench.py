@@ -1,0 +1,151 @@
+"""The model, the judge and the folder that the steps of the persona experiment share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.data import Prompt
+from trimtab.errors import RunError
+from trimtab.experiments.grid import Cell, Draws, answers
+from trimtab.experiments.persona.config import PersonaConfig
+from trimtab.experiments.persona.traits import Trait
+from trimtab.experiments.run_folder import Progress, Row, RunFolder
+from trimtab.generation import Completion
+from trimtab.generation.backends import model_of
+from trimtab.interventions import Intervention
+from trimtab.models import LanguageModel, load
+from trimtab.models.threads import use_one_thread_if_small
+from trimtab.scoring.judge import COHERENCE, Judge, open_judge
+
+JSON = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Judged answers of one cell, prompt-major, `samples` to each prompt.
+
+    Attributes:
+        completions: The answers.
+        score, coherence: 0 to 100; NaN where the judge gave none.
+        samples: How many to each prompt.
+        missing: Why a score is missing, an answer each; empty strings where none is.
+    """
+
+    completions: tuple[Completion, ...]
+    score: NDArray[np.float64]
+    coherence: NDArray[np.float64]
+    samples: int
+    missing: tuple[str, ...] = ()
+
+    @property
+    def groups(self) -> list[str]:
+        """The prompt of each answer."""
+        return [completion.prompt.id for completion in self.completions]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every step needs."""
+
+    config: PersonaConfig
+    folder: RunFolder
+    lm: LanguageModel
+    judge: Judge
+    progress: Progress
+
+    @classmethod
+    def open(cls, config: PersonaConfig, folder: RunFolder, progress: Progress) -> Bench:
+        """Load the model and open the judge; its answers are kept beside the run folders.
+
+        Raises:
+            UsageError: The model or the judge cannot be opened, or the weights are not those the
+                run began with.
+        """
+        with folder.step("load"):
+            judge = open_judge(
+                config.judge, base_url=config.judge_url, device=config.device,
+                cache=config.judge_cache or folder.path.parent / "judge.sqlite",
+            )  # fmt: skip
+            lm = load(
+                config.model, adapter=config.adapter, quantization=config.quantization,
+                dtype=config.dtype, device=config.device, device_map=config.device_map,
+            )  # fmt: skip
+            use_one_thread_if_small(lm)
+            folder.pin("weights", lm.fingerprint)
+            lm = model_of(config.backend, lm)
+        return cls(config, folder, lm, judge, progress)
+
+    def rated(
+        self,
+        name: str,
+        trait: Trait,
+        prompts: Sequence[Prompt],
+        cells: Sequence[tuple[Cell, Intervention | None]],
+        samples: int,
+    ) -> list[Answers]:
+        """Judged answers to every prompt in every cell, kept in the folder under `name`.
+
+        Returns:
+            One for each cell.
+
+        Raises:
+            RunError: The judge gave no score at all, or its endpoint failed for a part.
+        """
+        c = self.config
+        draws = Draws(c.max_new_tokens, c.temperature, c.top_p, samples, c.seed, c.batch_size,
+                      c.backend)  # fmt: skip
+        made = answers(self.folder, name, self.lm, prompts, cells, draws, self.progress)
+        label = f"{name}: judge"
+        of = 2 * len(made.rows)
+
+        def judged(unit: int) -> list[Row]:
+            here = made.unit(unit)
+            before = 2 * sum(made.sizes[:unit])
+            failed = self.judge.usage.failed
+            found = self.judge.rate(
+                [trait.metric, COHERENCE],
+                [str(done.prompt.messages[-1]["content"]) for _, done in here],
+                [done.text for _, done in here],
+                progress=lambda done, _: self.progress(label, before + done, of),
+            )
+            if lost := self.judge.usage.failed - failed:
+                # What it did answer is in the cache: the same command pays for the rest alone.
+                raise RunError(
+                    f"The judge {self.judge.name} failed for {lost} of {2 * len(here)} judgements.",
+                    "The same command asks for those alone.",
+                )
+            return [
+                {
+                    "id": completion.prompt.id, "sample": completion.sample, **asdict(cell),
+                    "trait": t.score, "coherence": k.score,
+                    "missing": "; ".join(
+                        f"{metric}: {one.reason or 'no score'}"
+                        for metric, one in ((trait.name, t), (COHERENCE.name, k))
+                        if one.score is None
+                    ),
+                }
+                for (cell, completion), t, k in zip(
+                    here, found[trait.name], found[COHERENCE.name], strict=True
+                )
+            ]  # fmt: skip
+
+        rows = self.folder.rows(f"scores/{name}.jsonl", made.sizes, judged)
+        size = len(prompts) * samples
+        found = []
+        for first in range(0, len(rows), size):
+            part = rows[first : first + size]
+            found.append(
+                Answers(
+                    tuple(done for _, done in made.rows[first : first + size]),
+                    np.array([row["trait"] for row in part], dtype=np.float64),
+                    np.array([row["coherence"] for row in part], dtype=np.float64),
+                    samples,
+                    tuple(row["missing"] for row in part),
+                )
+            )
+        return found

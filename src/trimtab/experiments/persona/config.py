@@ -1,0 +1,102 @@
+"""The settings of the persona experiment."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from trimtab.experiments.config import Config, read_recipe
+
+VILLAGE = "village"
+Positive = Annotated[int, Field(gt=0)]
+
+
+class PersonaConfig(Config):
+    """Everything the run depends on; two equal configurations give equal results.
+
+    What is left out comes from the recipe "village-persona" for the model in the package, and from
+    the defaults here for any other.
+    """
+
+    model: str = VILLAGE
+    """Hugging Face id or folder, or "village", the model in the package."""
+    adapter: str | None = None
+    """A PEFT adapter on top of it."""
+    quantization: Literal["8bit", "4bit"] | None = None
+    dtype: str | None = None
+    """float32, float16 or bfloat16; left out: float32 on a CPU, half precision on a GPU."""
+    device: str | None = None
+    """cpu, cuda, cuda:1 or mps; left out: the best there is."""
+    device_map: str | None = None
+    """"auto" spreads a large model over several devices."""
+    backend: Literal["transformers", "transformer_lens", "vllm"] = "transformers"
+    """What runs the model; the last two are extras, each in an environment of its own."""
+
+    traits: Annotated[tuple[str, ...], Field(min_length=1)] = ("optimistic",)
+    """Names of traits in the package, or in `trait_folder`."""
+    trait_folder: str | None = None
+    """With trait_data_extract/NAME.json and trait_data_eval/NAME.json, as published."""
+    judge: str = "gpt-4.1-mini-2025-04-14"
+    """village, openai:MODEL (an OpenAI-compatible endpoint), or hf:MODEL."""
+    judge_url: str | None = None
+    """The endpoint; left out: OPENAI_BASE_URL, or OpenAI's own."""
+    judge_cache: str | None = None
+    """An SQLite file of its answers; left out: judge.sqlite beside the run folders."""
+
+    seed: int = 0
+    max_new_tokens: Positive = 1000
+    temperature: Annotated[float, Field(ge=0)] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    samples: Positive = 10
+    """Answers to each question under each instruction."""
+    choosing_samples: Positive = 3
+    """Answers to each development question in each cell of the sweep."""
+    test_samples: Positive = 10
+    """Answers to each held-out question in each cell."""
+    batch_size: Positive = 64
+
+    threshold: Annotated[float, Field(gt=0, lt=100)] = 50.0
+    """A pair is kept if the positive answer scores this and the negative one below 100 minus it."""
+    place: Literal["response_avg", "prompt_avg", "prompt_last"] = "response_avg"
+    """Where the vector that steers is read."""
+    positions: Literal["response", "prompt", "all"] = "response"
+    """Which tokens are steered."""
+    layers: tuple[int, ...] | None = None
+    """Residual indices to try; left out: the middle half of the model."""
+    coefficients: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0, 2.5)
+    coherence_share: Annotated[float, Field(ge=0, le=1)] = 0.75
+    """A cell may be chosen if its coherence is this share of the unsteered model's."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _village(cls, values: Any) -> Any:
+        """The model in the package brings its recipe along."""
+        if isinstance(values, dict) and values.get("model", VILLAGE) == VILLAGE:
+            return read_recipe("village-persona") | values
+        return values
+
+    @field_validator("traits", mode="before")
+    @classmethod
+    def _one_trait(cls, values: Any) -> Any:
+        return (values,) if isinstance(values, str) else values
+
+    @field_validator("traits")
+    @classmethod
+    def _once(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(values)) < len(values):
+            raise ValueError("a trait is named twice")
+        return values
+
+    @field_validator("coefficients")
+    @classmethod
+    def _positive(cls, values: tuple[float, ...]) -> tuple[float, ...]:
+        if not values or min(values) <= 0 or len(set(values)) < len(values):
+            raise ValueError("coefficients must be positive and differ; 0 and the negative of the "
+                             "chosen one are always run")  # fmt: skip
+        return tuple(sorted(values))
+
+    @property
+    def family(self) -> str:
+        """Of the traits in the package: "village" or "general"."""
+        return VILLAGE if VILLAGE in (self.model, self.judge) else "general"

@@ -1,0 +1,230 @@
+"""Persona vectors, in the order of the paper: extract, choose, steer, monitor (arXiv:2507.21509).
+
+For each trait: answers under instructions for and against it, judged; the difference of their mean
+activations; layers x coefficients on the same development questions without instructions; one cell
+chosen; and that cell, its negative and the projections measured on held-out questions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from trimtab.data import Prompt
+from trimtab.directions.projection import Axis, projections
+from trimtab.errors import UsageError
+from trimtab.experiments.grid import UNSTEERED, Cell
+from trimtab.experiments.persona import results
+from trimtab.experiments.persona.bench import JSON, Answers, Bench
+from trimtab.experiments.persona.config import PersonaConfig
+from trimtab.experiments.persona.extraction import extract
+from trimtab.experiments.persona.rollouts import (
+    MISSING,
+    Side,
+    asked,
+    read_table,
+    table,
+    write_table,
+)
+from trimtab.experiments.persona.traits import Trait, read_trait
+from trimtab.experiments.run_folder import Progress, RunFolder, quiet, run_path
+from trimtab.interventions import Add
+from trimtab.scoring.judge import COHERENCE
+from trimtab.vectors import SteeringVector
+
+SIDES: tuple[Side, Side] = ("pos", "neg")
+
+
+def run(config: PersonaConfig, runs_root: Path | str = "runs", progress: Progress = quiet) -> Path:
+    """Run the experiment, or go on with it where it stopped.
+
+    Args:
+        config: All settings; they decide the run folder's name.
+        runs_root: Where run folders are.
+        progress: Called as progress(step, rows done, rows in all).
+
+    Returns:
+        The run folder: results.json, vectors/ (published .pt and safetensors) and the judged tables
+        in rollouts/.
+
+    Raises:
+        UsageError: The configuration does not fit the model, a trait or an existing folder; or too
+            few answers pass the filter.
+        RunError: The folder is in use, the disk is full, or the judge fails.
+    """
+    traits = [_Pair.read(name, config) for name in config.traits]
+    values = config.model_dump(mode="json")
+    path = run_path(Path(runs_root), "persona", config.model, values)
+    with RunFolder(path, "persona", values) as folder:
+        if not folder.complete:
+            _steps(Bench.open(config, folder, progress), traits)
+            folder.finish()
+        return folder.path
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """A trait with its development and its held-out questions."""
+
+    development: Trait
+    held_out: Trait
+
+    @classmethod
+    def read(cls, name: str, config: PersonaConfig) -> _Pair:
+        first, second = (
+            read_trait(name, version, config.trait_folder, family=config.family)
+            for version in ("extract", "eval")
+        )
+        if both := set(first.questions) & set(second.questions):
+            raise UsageError(
+                f"{len(both)} questions of {name} are in both of its versions, such as "
+                f"{min(both)!r}.",
+                "Held-out questions must be others: remove them from one of the files.",
+            )
+        return cls(first, second)
+
+
+def _steps(bench: Bench, traits: Sequence[_Pair]) -> None:
+    found, vectors = {}, {}
+    for pair in traits:
+        name = pair.development.name
+        vectors[name], found[name] = _one_trait(bench, pair)
+    with bench.folder.step("results"):
+        bench.folder.write_json(
+            "results.json",
+            results.heading(bench) | {"traits": found, "cosines": results.cosines(vectors)},
+        )
+        # Beside the results, for a resumed run finds in the cache what the first one paid for.
+        bench.folder.write_json("judge.json", asdict(bench.judge.usage))
+
+
+def _one_trait(bench: Bench, pair: _Pair) -> tuple[SteeringVector, JSON]:
+    folder, config, seed = bench.folder, bench.config, bench.config.seed
+    trait = pair.development
+    name = trait.name
+    with folder.step(f"{name}: rollouts"):
+        for side in SIDES:
+            _rollouts(bench, trait, side, "extract")
+    with folder.step(f"{name}: extract"):
+        vector, kept = _vector(bench, name)
+    with folder.step(f"{name}: sweep"):
+        cells = [Cell(at, c) for at in layers(config, bench.lm.n_layers)
+                 for c in config.coefficients]  # fmt: skip
+        prompts = [q.prompt for q in asked(trait)]
+        swept = _steer(bench, f"{name}-sweep", trait, vector, prompts, [UNSTEERED, *cells],
+                       config.choosing_samples)  # fmt: skip
+        sweep = [results.cell(c, a, seed) for c, a in swept.items()]
+        chosen = results.choose(sweep, config.coherence_share)
+    with folder.step(f"{name}: held out"):
+        held_out = _held_out(bench, pair.held_out, vector, chosen)
+    return vector, {
+        "kept": kept,
+        "norms": results.norms(vector),
+        "sweep": sweep,
+        "chosen": chosen,
+    } | held_out
+
+
+def _rollouts(bench: Bench, trait: Trait, side: Side, version: str) -> Answers:
+    """Judged answers under the instructions of one side; also as the published table."""
+    questions = asked(trait, side)
+    found = bench.rated(
+        f"{trait.name}-{version}-{side}", trait, [q.prompt for q in questions],
+        [(UNSTEERED, None)], bench.config.samples,
+    )[0]  # fmt: skip
+    rows = table(bench.lm, questions, found.completions)
+    rows[trait.name], rows[COHERENCE.name] = found.score, found.coherence
+    if any(found.missing):
+        rows[MISSING] = found.missing
+    write_table(rows, _table_path(bench, trait.name, side, version))
+    return found
+
+
+def _table_path(bench: Bench, name: str, side: Side, version: str) -> Path:
+    return bench.folder.path / f"rollouts/{version}/{name}_{side}_instruct.csv"
+
+
+def _vector(bench: Bench, name: str) -> tuple[SteeringVector, JSON]:
+    folder, config = bench.folder, bench.config
+
+    def make() -> JSON:
+        pos, neg = (read_table(_table_path(bench, name, s, "extract"), name) for s in SIDES)
+        found = extract(bench.lm, pos, neg, name, config.threshold)
+        found.save(folder.path / "vectors")
+        return results.kept(found.kept)
+
+    kept: JSON = folder.value(f"vectors/{name}.json", make)
+    stem = f"{name}_{config.place}_diff.safetensors"
+    return SteeringVector.load(folder.path / "vectors" / stem), kept
+
+
+def _steer(
+    bench: Bench,
+    name: str,
+    trait: Trait,
+    vector: SteeringVector,
+    prompts: Sequence[Prompt],
+    cells: Sequence[Cell],
+    samples: int,
+) -> dict[Cell, Answers]:
+    """Judged answers in every cell, all cells in shared batches."""
+    steered = [(cell, _add(bench, vector, cell)) for cell in cells]
+    return dict(zip(cells, bench.rated(name, trait, prompts, steered, samples), strict=True))
+
+
+def _add(bench: Bench, vector: SteeringVector, cell: Cell) -> Add | None:
+    if cell.layer is None or cell.coefficient is None:
+        return None
+    return Add(vector, cell.layer, cell.coefficient, positions=bench.config.positions)
+
+
+def _held_out(bench: Bench, trait: Trait, vector: SteeringVector, chosen: JSON) -> JSON:
+    """The chosen layer's curve, the negative under instructions for the trait, and the AUC."""
+    config, seed, name = bench.config, bench.config.seed, trait.name
+    at, coefficient = chosen["layer"], chosen["coefficient"]
+    cells = [UNSTEERED, *(Cell(at, c) for c in (0.0, *config.coefficients))]
+    plain = [q.prompt for q in asked(trait)]
+    found = _steer(bench, f"{name}-test", trait, vector, plain, cells, config.test_samples)
+    unsteered, steered = found[UNSTEERED], found[Cell(at, coefficient)]
+
+    prompted, opposite = (_rollouts(bench, trait, side, "eval") for side in SIDES)
+    asking = [q.prompt for q in asked(trait, "pos")]
+    down = Cell(at, -coefficient)
+    against = _steer(bench, f"{name}-eval-pos-against", trait, vector, asking, [down],
+                     config.samples)[down]  # fmt: skip
+    along = [
+        projections(bench.lm, side.completions, [Axis(vector, at)])[:, 0].tolist()
+        for side in (prompted, opposite)
+    ]
+    return {
+        "test": {
+            "unsteered": results.cell(UNSTEERED, unsteered, seed),
+            "steered": results.cell(Cell(at, coefficient), steered, seed),
+            "curve": [results.cell(c, found[c], seed) for c in cells[1:]],
+            "effect": results.effect(steered, unsteered, seed),
+            "zero_differs": results.differing(found[Cell(at, 0.0)], unsteered),
+        },
+        "against": {
+            "prompted": results.cell(UNSTEERED, prompted, seed),
+            "steered": results.cell(down, against, seed),
+            "effect": results.effect(against, prompted, seed),
+        },
+        "separation": results.separation(*along),
+        "samples": results.samples(unsteered, steered),
+    }
+
+
+def layers(config: PersonaConfig, n: int) -> list[int]:
+    """The layers of the sweep; the middle half of the model if none are named.
+
+    Raises:
+        UsageError: One of them is not a block's output.
+    """
+    found = sorted(set(config.layers or range(max(1, n // 4), 3 * n // 4 + 1)))
+    if found[0] < 1 or found[-1] > n:
+        raise UsageError(
+            f"Layers {found} are not all blocks' outputs: this model has layers 1 to {n}.",
+            "Change --set layers=[...]; layer L is the output of block L - 1.",
+        )
+    return found

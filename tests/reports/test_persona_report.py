@@ -1,0 +1,62 @@
+"""The page and figures of a persona run, from hand-made results."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trimtab.errors import UsageError
+from trimtab.reports import write_any_report
+from trimtab.reports.persona.report import write_persona_report
+
+
+def _mean(value: float | None) -> dict[str, Any]:
+    low, high = (None, None) if value is None else (value - 5, value + 5)
+    return {"mean": value, "low": low, "high": high, "n": 20, "note": ""}
+
+
+def _cell(layer: int | None, c: float | None, score: float | None) -> dict[str, Any]:
+    return {"layer": layer, "coefficient": c, "score": _mean(score), "coherence": _mean(80.0)}
+
+
+def _trait() -> dict[str, Any]:
+    effect = _mean(63.0) | {"size": 2.0, "p": 0.001}
+    return {
+        "kept": {"rows": 7, "of": 9, "threshold": 50, "fallen": {"with an empty answer": 2}},
+        "norms": [0.1, 0.5, 1.0],
+        "sweep": [_cell(None, None, 5), _cell(1, 1.0, 40), _cell(2, 1.0, None)],
+        "chosen": {"layer": 1, "coefficient": 1.0, "score": 40, "coherence": 80, "rule": "a rule"},
+        "test": {"unsteered": _cell(None, None, 12), "steered": _cell(1, 1.0, 75),
+                 "curve": [_cell(1, 0.0, 12), _cell(1, 1.0, 75)], "effect": effect,
+                 "zero_differs": 0},
+        "against": {"prompted": _cell(None, None, 85), "steered": _cell(1, -1.0, 15),
+                    "effect": effect},
+        "separation": {"auc": 0.987, "positive": [1.0, 2.0, None], "negative": [-1.0, 0.0]},
+        "samples": [{"question": "Why <b>?", "unsteered": "So.", "steered": "Ha!", "score": 75}],
+    }  # fmt: skip
+
+
+def test_the_page_has_the_numbers_and_the_figures(tmp_path: Path) -> None:
+    names = ("dry", "warm")
+    same = {a: {b: 1.0 if a == b else -0.5 for b in names} for a in names}
+    results = {
+        "experiment": "persona", "config": {"seed": 1}, "model": {"name": "toy"},
+        "judge": {"name": "village"}, "traits": {name: _trait() for name in names},
+        "cosines": {"1": same, "2": same},
+    }  # fmt: skip
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    (tmp_path / "judge.json").write_text(json.dumps({"requests": 3, "sampled": "no logprobs"}))
+    page = write_any_report(tmp_path)
+    text = page.read_text()
+    for expected in ("12 → 75", "0.987", "2 with an empty answer", "Why &lt;b&gt;?", "a rule",
+                     "no logprobs", "3 requests"):  # fmt: skip
+        assert expected in text
+    drawn = {path.stem for path in (tmp_path / "plots").glob("*.png")}
+    assert drawn == {"norms", "sweep", "steering", "separation", "cosines"}
+    assert text.count("data:image/png") == 5
+
+
+def test_an_unfinished_run_has_no_page(tmp_path: Path) -> None:
+    with pytest.raises((UsageError, OSError)):
+        write_persona_report(tmp_path)
