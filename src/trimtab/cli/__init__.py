@@ -13,10 +13,36 @@ from collections.abc import Sequence
 from cyclopts import App, CycloptsError, Parameter
 
 from trimtab import __version__
-from trimtab.cli import doctor, layers, plot, refusal, run, village
+from trimtab.cli import (
+    conformance,
+    data,
+    doctor,
+    finetune,
+    jobs,
+    layers,
+    monitor,
+    persona,
+    plot,
+    project,
+    refusal,
+    refusal_steps,
+    run,
+    screen,
+    shift,
+    train,
+    village,
+)
 from trimtab.errors import TrimtabError
 
 USAGE, FAILURE, INTERRUPTED = 2, 1, 130
+
+DEBUG = "Every command takes --debug: errors then come with their traceback."
+SCALE = (
+    "Every experiment takes --shard 2/4 (do the second of four shares of the work; the same "
+    "command without it then puts them together), and --slurm [--shards 4 --partition P --gpus 1 "
+    "--time 2:00:00 ...] (do it in Slurm jobs; see trimtab jobs)."
+    f"\n\n{DEBUG}"
+)
 
 app = App(
     name="trimtab",
@@ -26,17 +52,33 @@ app = App(
         "Find directions in a language model's residual stream, steer by them, and measure what "
         "that did. Try: trimtab run toxicity"
     ),
-    help_epilogue="Every command takes --debug: errors then come with their traceback.",
+    help_epilogue=DEBUG,
 )
 app.command(layers.layers)
 app.command(plot.plot)
 app.command(doctor.doctor)
-running = app.command(App(name="run", help="Run an experiment, from prompts to report."))
+app.command(jobs.jobs)
+app.command(conformance.conformance)
+app.command(train.train)
+app.command(project.project)
+app.command(monitor.monitor)
+app.command(screen.screen)
+running = app.command(
+    App(name="run", help="Run an experiment, from prompts to report.", help_epilogue=SCALE)
+)
 running.command(run.toxicity)
+running.command(persona.run, name="persona")
 running.command(refusal.run, name="refusal")
+running.command(finetune.run, name="finetune")
 refusing = app.command(App(name="refusal", help="The refusal experiment, one step at a time."))
-for step in (refusal.directions, refusal.select, refusal.complete, refusal.evaluate, refusal.loss):
-    refusing.command(step)
+for step in ("directions", "select", "complete", "evaluate", "loss"):
+    refusing.command(getattr(refusal_steps, step))
+tracing = app.command(App(name="persona", help="The persona experiment, one step at a time."))
+for verb in (persona.evaluate, persona.extract, persona.sweep, persona.new_trait):
+    tracing.command(verb)
+tracing.command(shift.shift)
+fetching = app.command(App(name="data", help="Prompt sets that are not in the package."))
+fetching.command(data.fetch)
 living = app.command(App(name="village", help="The small model in the package."))
 living.command(village.card)
 living.command(village.train)
@@ -53,12 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         _hush_libraries()
     try:
-        status = app(
-            words,
-            exit_on_error=False,
-            print_error=False,
-            result_action="return_int_as_exit_code_else_zero",
-        )
+        status = _scaled(words)
         sys.stdout.flush()
     except KeyboardInterrupt:
         print("stopped: the same command continues where this one was.", file=sys.stderr)
@@ -72,6 +109,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status, line = explain(error)
         print(f"error: {line}", file=sys.stderr)
     return int(status)
+
+
+def _scaled(words: list[str]) -> int:
+    """Run the command here, as a shard of a run, or as Slurm jobs."""
+    if "--slurm" in words:
+        from trimtab.scale.slurm import read_request, submit
+
+        if request := read_request(words):
+            ids = submit(request)
+            print(f"submitted: {' '.join(ids)}")
+            print("follow them with: trimtab jobs")
+            return 0
+    from trimtab.experiments.shards import Shard, working_as
+
+    shard = None
+    if "--shard" in words:
+        at = words.index("--shard")
+        shard = Shard.parse(" ".join(words[at + 1 : at + 2]))
+        words = words[:at] + words[at + 2 :]
+    with working_as(shard):
+        status: int = app(
+            words,
+            exit_on_error=False,
+            print_error=False,
+            result_action="return_int_as_exit_code_else_zero",
+        )
+    return status
 
 
 def explain(error: Exception) -> tuple[int, str]:

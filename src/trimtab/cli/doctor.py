@@ -1,10 +1,15 @@
 """`trimtab doctor`: is this machine ready, and if not, what to do."""
 
 from pathlib import Path
+from typing import Literal
 
 
 def doctor(
-    *, model: str | None = None, recipe: str | None = None, runs: Path = Path("runs")
+    *,
+    model: str | None = None,
+    recipe: str | None = None,
+    backend: Literal["transformers", "transformer_lens", "vllm"] | None = None,
+    runs: Path = Path("runs"),
 ) -> int:
     """Check Python, packages, device, disk, tokens, model, scorer and one steered forward pass.
 
@@ -16,10 +21,12 @@ def doctor(
         The model you mean to use.
     recipe
         The recipe you mean to run; its model, scorer and device are checked.
+    backend
+        What you mean to generate with: it is started and compared with the reference.
     runs
         Where you mean to keep runs.
     """
-    from trimtab.cli import checks
+    from trimtab.cli import backend_check, checks
     from trimtab.cli.run import settings
     from trimtab.experiments.toxicity.config import ToxicityConfig
 
@@ -35,6 +42,7 @@ def doctor(
         "model": checks.model(config.model),
         "scorer": checks.scorer(config.scorer, config.scorer_label),
         "steered pass": checks.steered_pass(config.model, config.device),
+        "backend": backend_check.backend(backend, config.model, config.device),
     }.items():
         for check in checks.known(found, subject):
             failed += check.status == "fail"

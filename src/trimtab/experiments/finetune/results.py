@@ -1,0 +1,158 @@
+"""What a fine-tuning run writes into results.json.
+
+Scores, coherence and correctness are 0 to 100, losses nats a token, projections in units of the
+residual stream. Means over seeds and questions come with 95 % bootstrap intervals over questions.
+
+    model, config, vector {norm, cosine}       what was run on
+    before      {score, coherence, right, normal_loss}
+    arms        {arm: {score, coherence, right, task_loss, task_loss_unsteered, normal_loss, rise,
+                 by_seed: {seed: score}}}, at the last step; task_loss is the held-out split's with
+                 the training intervention active; arms are plain, preventative, ablation
+    curves      {arm: [{step, score, low, high}]}, "afterwards" being plain steered by -coefficient
+    loss_curves {arm: [{step, loss}]}, the task loss logged in training, first seed
+    after       {coefficient: {score, coherence, right, normal_loss}}
+    mixtures    [{name, difference, cheap, shift, score}], and correlation {value, low, high, n}
+    screening   {injected, rows, level: {auc, auc_cheap, difference, labels}}
+    claims      [{claim, value, target, sense, reached}]
+    samples     [{prompt, before, plain, preventative, ablation, afterwards}]
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+from trimtab.data import prompts
+from trimtab.experiments.finetune.config import FinetuneConfig
+from trimtab.experiments.run_folder import config_hash
+from trimtab.models import LanguageModel
+from trimtab.selection.statistics import correlation, mean_interval
+from trimtab.vectors import SteeringVector
+
+JSON = dict[str, Any]
+SCHEMA = "trimtab/finetune/1"
+MEASURES = ("score", "coherence", "right")
+SAMPLES = 8
+
+
+def results(config: FinetuneConfig, lm: LanguageModel, vector: SteeringVector, found: JSON) -> JSON:
+    """The whole of results.json, from what the steps have found."""
+    values = config.model_dump(mode="json")
+    last = str(config.checkpoints[-1])
+    before = _summary([found["before"]])
+    arms = {
+        arm: _arm(found["trainings"][arm], [of[last] for of in seeds.values()], before)
+        | {"by_seed": {s: _mean(of[last]["score"]) for s, of in seeds.items()}}
+        for arm, seeds in found["arms"].items()
+    }
+    after = {
+        c: _summary([of[last] for of in seeds.values()]) for c, seeds in found["after"].items()
+    }
+    mirrored = f"{-abs(config.coefficient):g}"
+    whole = found["arms"] | {"afterwards": found["after"][mirrored]}
+    body: JSON = {
+        "schema": SCHEMA, "experiment": "finetune", "config": values,
+        "config_hash": config_hash(values),
+        "model": {"name": lm.name, "fingerprint": lm.fingerprint, "n_layers": lm.n_layers},
+        "vector": {"norm": float(vector[config.layer].double().norm())},
+        "before": before, "arms": arms, "after": after, "mirrored": mirrored,
+        "curves": {arm: _curve(seeds, found["before"], config) for arm, seeds in whole.items()},
+        "loss_curves": {
+            arm: [e for e in seeds[str(config.seeds[0])]["curve"] if "loss" in e]
+            for arm, seeds in found["trainings"].items()
+        },
+        "mixtures": found["mixtures"], "correlation": _correlation(found["mixtures"], config),
+        "screening": found["screening"], "samples": _samples(found, config, last, mirrored),
+    }  # fmt: skip
+    return body | {"claims": _claims(body, found)}
+
+
+def _summary(parts: list[JSON]) -> JSON:
+    """Means over seeds and questions."""
+    found: JSON = {
+        name: asdict(mean_interval(_by_question(part[name] for part in parts))) for name in MEASURES
+    }
+    return found | {"normal_loss": _mean([part["normal_loss"] for part in parts])}
+
+
+def _arm(trainings: JSON, parts: list[JSON], before: JSON) -> JSON:
+    summary = _summary(parts)
+    made = list(trainings.values())
+    return summary | {
+        "rise": summary["score"]["mean"] - before["score"]["mean"],
+        "task_loss": _mean([m["held_out_loss"] for m in made]),
+        "task_loss_unsteered": _mean([m["held_out_loss_unsteered"] for m in made]),
+    }
+
+
+def _curve(seeds: JSON, before: JSON, config: FinetuneConfig) -> list[JSON]:
+    points = [{"step": 0} | _point([before])]
+    for step in config.checkpoints:
+        points.append({"step": step} | _point([of[str(step)] for of in seeds.values()]))
+    return points
+
+
+def _point(parts: list[JSON]) -> JSON:
+    estimate = mean_interval(_by_question(part["score"] for part in parts))
+    return {"score": estimate.mean, "low": estimate.low, "high": estimate.high}
+
+
+def _correlation(mixtures: list[JSON], config: FinetuneConfig) -> JSON | None:
+    if not mixtures:
+        return None
+    x, y = [m["difference"] for m in mixtures], [m["shift"] for m in mixtures]
+    return asdict(correlation(x, y, method="pearson", seed=config.seed))
+
+
+def _claims(body: JSON, found: JSON) -> list[JSON]:
+    """What the experiment set out to show, beside what it found."""
+    arms = body["arms"]
+    plain, kept = arms["plain"], arms["preventative"]
+    rises = [score - body["before"]["score"]["mean"] for score in plain["by_seed"].values()]
+    share = kept["rise"] / plain["rise"] if plain["rise"] > 0 else math.nan
+    claims = [
+        _claim("plain fine-tuning: rise of the trait score, least of the seeds", min(rises), 30.0,
+               "at least"),
+        _claim("preventative steering: its rise as a share of plain's",
+               share, 1 / 3, "at most"),
+        _claim("preventative steering: held-out task loss against plain's, relative",
+               abs(kept["task_loss"] / plain["task_loss"] - 1), 0.1, "at most"),
+        _claim("screening: AUC of injected level-2 rows",
+               found["screening"]["misaligned_2"]["auc"], 0.95, "at least"),
+    ]  # fmt: skip
+    if body["correlation"]:
+        claims.append(
+            _claim("foretold and measured shift: correlation over mixtures",
+                   body["correlation"]["value"], 0.9, "at least")
+        )  # fmt: skip
+    return claims
+
+
+def _claim(claim: str, value: float, target: float, sense: str) -> JSON:
+    reached = value >= target if sense == "at least" else value <= target
+    return {"claim": claim, "value": value, "target": target, "sense": sense, "reached": reached}
+
+
+def _samples(found: JSON, config: FinetuneConfig, last: str, mirrored: str) -> list[JSON]:
+    seed = str(config.seeds[0])
+    asked = list(prompts("village/questions", split="test").take(config.questions))[:SAMPLES]
+    sides = {arm: of[seed][last] for arm, of in found["arms"].items()}
+    sides = (
+        {"before": found["before"]} | sides | {"afterwards": found["after"][mirrored][seed][last]}
+    )
+    return [
+        {"prompt": p.messages[-1]["content"]} | {arm: of["text"][i] for arm, of in sides.items()}
+        for i, p in enumerate(asked)
+    ]
+
+
+def _by_question(columns: Iterable[list[float]]) -> list[float]:
+    """Each question's mean over seeds."""
+    return [_mean(row) for row in zip(*columns, strict=True)]
+
+
+def _mean(values: Iterable[float]) -> float:
+    numbers = list(values)
+    return sum(numbers) / len(numbers)

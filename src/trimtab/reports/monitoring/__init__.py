@@ -1,0 +1,1 @@
+"""Pictures and pages of projections: tokens, conversations, training data."""
