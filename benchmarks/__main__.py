@@ -1,4 +1,4 @@
-"""`python -m benchmarks [capture] [generation] [selection]`: run them, or all; print one table."""
+"""`python -m benchmarks [capture] [generation] ...`: run those, or all; print one table."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 from benchmarks.harness import Result, single_thread, table, write_results
 
-BENCHMARKS = ("capture", "generation", "selection")
+BENCHMARKS = ("capture", "extraction", "generation", "selection")
 
 
 def main(chosen: list[str]) -> int:

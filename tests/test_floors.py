@@ -13,8 +13,8 @@ FLOORS = (
     ("generation",),
     ("scoring",),
     ("selection",),
-    ("experiments",),
-    ("reports",),
+    ("experiments", "training"),
+    ("reports", "scale", "conformance"),
     ("cli", "village.train", "village.card"),
 )
 

@@ -36,6 +36,10 @@ if TYPE_CHECKING:  # the same names as below, for type checkers and editors
     from trimtab.interventions import steer as steer
     from trimtab.models import LanguageModel as LanguageModel
     from trimtab.models import load as load
+    from trimtab.models import to_transformer_lens as to_transformer_lens
+    from trimtab.training import Training as Training
+    from trimtab.training import TrainingConfig as TrainingConfig
+    from trimtab.training import train as train
     from trimtab.vectors import SteeringVector as SteeringVector
     from trimtab.vectors import load_vector as load_vector
 
@@ -49,7 +53,8 @@ _ROOMS = {
     "directions": "mean_difference pca probe",
     "generation": "Completion generate",
     "interventions": "Ablate Add Clamp Conditional steer",
-    "models": "LanguageModel load",
+    "models": "LanguageModel load to_transformer_lens",
+    "training": "Training TrainingConfig train",
     "vectors": "SteeringVector load_vector",
 }
 _HOME = {name: f"trimtab.{room}" for room, names in _ROOMS.items() for name in names.split()}

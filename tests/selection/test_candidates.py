@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from trimtab.data import Prompt
 from trimtab.errors import RunError
 from trimtab.models import load
+from trimtab.models.families import use_published_template
 from trimtab.scoring.refusal import next_token_probabilities, refusal_score
 from trimtab.selection.candidates import (
     Candidate,
@@ -19,11 +20,6 @@ from trimtab.selection.candidates import (
     select,
 )
 
-# The published code writes its templates itself, and for this family without a system message.
-NO_SYSTEM = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 MODELS = ("llama-3-tiny-rand", "qwen2-tiny-rand")
 OFF = Thresholds(kl=None, steering=None)
 
@@ -33,8 +29,7 @@ def published(request, golden: Path):
     folder = golden / f"refusal_{request.param}"
     inputs = json.loads((folder / "inputs.json").read_text())
     lm = load(str(golden / "models" / request.param), device="cpu", dtype="float32")
-    if "qwen2" in request.param:
-        lm.tokenizer.chat_template = NO_SYSTEM
+    use_published_template(lm)
     sets = {
         key: [Prompt.chat(text) for text in inputs[key]]
         for key in ("harmful_train", "harmless_train", "harmful_val", "harmless_val")
@@ -77,14 +72,19 @@ def test_every_candidate_and_the_choice_equal_the_published_ones(published):
 
 def test_the_shorter_way_chooses_the_same(published):
     lm, folder, inputs, sets = published
-    directions = load_file(folder / "tensors.safetensors")["mean_diffs"]
-    chosen = select(
-        evaluate(
-            lm, directions, sets["harmful_val"], sets["harmless_val"], inputs["refusal_toks"],
-            thresholds=OFF,
-        )
+    last = 4  # positions; among them the choice is another than among all
+    directions = load_file(folder / "tensors.safetensors")["mean_diffs"][-last:]
+    found = evaluate(
+        lm, directions, sets["harmful_val"], sets["harmless_val"], inputs["refusal_toks"],
+        thresholds=OFF,
     )  # fmt: skip
-    assert (chosen.position, chosen.layer) == (inputs["pos"], inputs["layer"])
+    rows = json.loads((folder / "select_direction/direction_evaluations.json").read_text())
+    allowed = [r for r in rows if r["position"] >= -last and 0 < r["layer"] < lm.n_layers * 4 // 5]
+    expected = min(allowed, key=lambda r: r["refusal_score"])
+    chosen = select(found)
+    assert (chosen.position, chosen.layer) == (expected["position"], expected["layer"])
+    assert chosen.refusal == pytest.approx(expected["refusal_score"], abs=1e-5)
+    assert sum(bool(c.dropped) for c in found) == len(found) - len(allowed)
 
 
 def test_filtered_candidates_are_not_scored_further(published):
