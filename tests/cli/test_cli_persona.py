@@ -2,10 +2,12 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+import trimtab as tt
 from trimtab.cli import main
 from trimtab.experiments.persona.evaluation import latest_checkpoint
 
@@ -48,6 +50,15 @@ def test_steps_one_at_a_time(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         again = list(csv.DictReader(file))
     assert again[0]["wicked"] != ""
     assert [row["answer"] for row in again] == [row["answer"] for row in rows]
+
+    other = tt.load_vector(vector)
+    provenance = replace(other.provenance, fingerprint="of another model")
+    replace(other, provenance=provenance).save(vector)
+    made = tmp_path / "other.csv"
+    assert main([*ask, *steer[:-1], str(made), "--coefficient", "4"]) == 2
+    assert "--allow-other-model" in capsys.readouterr().err
+    assert main([*ask, *steer[:-1], str(made), "--coefficient", "4", "--allow-other-model"]) == 0
+    assert _answers(made) == steered
 
     assert main([*ask, "--layer", "5", "--out", str(tmp_path / "x.csv")]) == 2
     assert "A vector needs a layer" in capsys.readouterr().err

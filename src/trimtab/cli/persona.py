@@ -77,6 +77,7 @@ def evaluate(
     temperature: float | None = None,
     seed: int = 0,
     overwrite: bool = False,
+    allow_other_model: bool = False,
 ) -> None:
     """Answers to a trait's questions, steered or not, with their scores, as a CSV table.
 
@@ -126,6 +127,8 @@ def evaluate(
         Of the sampling.
     overwrite
         Make a table that is already there again.
+    allow_other_model
+        Steer a model that the vector was not made on, such as a fine-tuned one.
     """
     from trimtab.experiments.persona import evaluation
 
@@ -137,6 +140,7 @@ def evaluate(
             positions=positions, adapter=adapter, judge=judge, judge_url=judge_url,
             judge_cache=judge_cache, dry_run=dry_run, max_new_tokens=max_new_tokens,
             temperature=temperature, seed=seed, overwrite=overwrite,
+            allow_other_model=allow_other_model,
         ),
         print,
     )  # fmt: skip

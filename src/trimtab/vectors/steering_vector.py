@@ -167,7 +167,8 @@ class SteeringVector:
             raise UsageError(
                 f"The vector was made on {owner} (fingerprint {mine.fingerprint:.12}), not on "
                 f"{model.name} (fingerprint {model.fingerprint:.12}).",
-                "Use that model, or accept the difference with allow_other_model=True.",
+                "Use that model, or accept the difference: allow_other_model=True "
+                "(--allow-other-model).",
             )
         if layer is not None:
             self._check_row(checked_layer(layer, mine.n_layers))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from trimtab.experiments.persona.rollouts import (
 )
 from trimtab.experiments.persona.traits import Trait, Version, read_trait
 from trimtab.generation import generate
-from trimtab.interventions import Add
+from trimtab.interventions import Add, steer
 from trimtab.models import load
 from trimtab.models.threads import use_one_thread_if_small
 from trimtab.scoring.judge import COHERENCE
@@ -63,6 +64,7 @@ class Evaluation:
     temperature: float | None
     seed: int
     overwrite: bool
+    allow_other_model: bool = False
 
 
 def evaluate(e: Evaluation, say: Say) -> pd.DataFrame:
@@ -103,20 +105,20 @@ def _answers(e: Evaluation, trait: Trait) -> pd.DataFrame:
     lm = load(latest_checkpoint(e.model), adapter=e.adapter)
     use_one_thread_if_small(lm)
     questions = asked(trait, e.side, e.assistant_name)
-    add = None
+    steered: AbstractContextManager[object] = nullcontext()
     if e.vector is not None and e.layer is not None:
-        found = load_vector(e.vector)
-        add = Add(found, e.layer, e.coefficient, positions=e.positions)
+        add = Add(load_vector(e.vector), e.layer, e.coefficient, positions=e.positions)
+        steered = steer(lm, add, allow_other_model=e.allow_other_model)
     cold = e.samples == 1 if e.temperature is None else e.temperature == 0
-    made = generate(
-        lm,
-        [question.prompt for question in questions],
-        steering=add,
-        max_new_tokens=e.max_new_tokens,
-        temperature=0.0 if cold else (e.temperature or 1.0),
-        samples=e.samples,
-        seed=e.seed,
-    )
+    with steered:
+        made = generate(
+            lm,
+            [question.prompt for question in questions],
+            max_new_tokens=e.max_new_tokens,
+            temperature=0.0 if cold else (e.temperature or 1.0),
+            samples=e.samples,
+            seed=e.seed,
+        )
     return table(lm, questions, made)
 
 
