@@ -60,3 +60,11 @@ def test_type_checkers_see_the_same_names_from_the_same_rooms() -> None:
 def test_no_public_function_bears_the_name_of_a_room() -> None:
     rooms = {path.parent.name for path in Path(trimtab.__file__).parent.glob("*/__init__.py")}
     assert not rooms & set(trimtab.__all__)
+
+
+def test_operations_that_mps_lacks_may_run_on_the_cpu_before_torch_is_loaded() -> None:
+    code = "import os, sys; {0}; import trimtab; assert 'torch' not in sys.modules; "
+    ask = "assert os.environ['PYTORCH_ENABLE_MPS_FALLBACK'] == "
+    name = "PYTORCH_ENABLE_MPS_FALLBACK"
+    _loaded_after(code.format(f"os.environ.pop({name!r}, None)") + ask + "'1'")
+    _loaded_after(code.format(f"os.environ[{name!r}] = '0'") + ask + "'0'")

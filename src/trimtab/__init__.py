@@ -4,6 +4,7 @@ Every public name is imported when it is first used, so that `import trimtab` lo
 nor transformers.
 """
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from trimtab.errors import RunError as RunError
@@ -44,6 +45,10 @@ if TYPE_CHECKING:  # the same names as below, for type checkers and editors
     from trimtab.vectors import load_vector as load_vector
 
 __version__ = "0.1.0"
+
+# An operation that Apple's GPUs lack then runs on the CPU, and torch warns; it reads this when it is
+# loaded, which is after this module unless the user was first. An own setting stays.
+os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 
 _ROOMS = {
     "activations": (
