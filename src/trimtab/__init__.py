@@ -46,8 +46,8 @@ if TYPE_CHECKING:  # the same names as below, for type checkers and editors
 
 __version__ = "0.1.0"
 
-# An operation that Apple's GPUs lack then runs on the CPU, and torch warns; it reads this when it is
-# loaded, which is after this module unless the user was first. An own setting stays.
+# An operation that Apple's GPUs lack then runs on the CPU, and torch warns; it reads this when it
+# is loaded, which is after this module unless the user was first. An own setting stays.
 os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 
 _ROOMS = {
