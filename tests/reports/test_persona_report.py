@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from trimtab.errors import UsageError
-from trimtab.reports import write_any_report
+from trimtab.reports import write_report
 from trimtab.reports.persona.report import write_persona_report
 
 
@@ -47,7 +47,7 @@ def test_the_page_has_the_numbers_and_the_figures(tmp_path: Path) -> None:
     }  # fmt: skip
     (tmp_path / "results.json").write_text(json.dumps(results))
     (tmp_path / "judge.json").write_text(json.dumps({"requests": 3, "sampled": "no logprobs"}))
-    page = write_any_report(tmp_path)
+    page = write_report(tmp_path)
     text = page.read_text()
     for expected in ("12 → 75", "0.987", "2 with an empty answer", "Why &lt;b&gt;?", "a rule",
                      "no logprobs", "3 requests"):  # fmt: skip

@@ -16,7 +16,7 @@ def plot(source: Path, /, *, output: Path | None = None) -> None:
     from trimtab import reports
 
     if source.is_dir() and output is None:
-        print(f"report: {reports.write_any_report(source)}")
+        print(f"report: {reports.write_report(source)}")
         return
     files = reports.plot(source, output)
     print(f"plots: {len(files)} files in {files[0].parent}")

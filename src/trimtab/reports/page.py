@@ -1,14 +1,20 @@
-"""Self-contained HTML pages: one template each, pictures inside, no script, no outside file."""
+"""Self-contained HTML pages: one template each, pictures inside, no script, no outside file.
+
+Also what every page begins with: the JSON files of a run.
+"""
 
 from __future__ import annotations
 
 import base64
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from trimtab.files import write_atomic
+from trimtab.errors import UsageError
+from trimtab.files import reading, write_atomic
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -27,6 +33,31 @@ def interval(estimate: dict[str, Any], digits: int = 3) -> str:
         return number(estimate.get("mean"), digits)
     low, high = number(estimate["low"], digits), number(estimate["high"], digits)
     return f"{number(estimate['mean'], digits)} [{low}, {high}]"
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file of a run holds.
+
+    Raises:
+        UsageError: It is not there (the run is not finished), or is no JSON.
+    """
+    with reading(path):
+        text = path.read_text(encoding="utf-8")
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise UsageError(f"{path} cannot be read as JSON.", "Finish the run first.") from error
+
+
+def read_json_if_there(path: Path) -> dict[str, Any]:
+    """The same, or nothing where there is no such file."""
+    found: dict[str, Any] = read_json(path) if path.is_file() else {}
+    return found
+
+
+def captioned(figures: Sequence[Path], captions: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """(picture, caption) of each PNG among the figures, by its name."""
+    return {p.stem: (picture(p), captions[p.stem]) for p in figures if p.suffix == ".png"}
 
 
 def picture(path: Path) -> str:

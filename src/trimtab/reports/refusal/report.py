@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from trimtab.errors import UsageError
-from trimtab.files import reading
-from trimtab.reports.page import picture, render
+from trimtab.reports.page import captioned, read_json, read_json_if_there, render
 from trimtab.reports.refusal.figures import draw, draw_candidates
 
 CAPTIONS = {
@@ -25,18 +22,12 @@ PUBLISHED = {"refusal": "refusal_score", "steering": "steering_score", "kl": "kl
 
 def plot_candidates(evaluations: Path, folder: Path) -> list[Path]:
     """The three plots of a direction_evaluations.json, PNG and PDF. Returns the files."""
-    rows: list[dict[str, Any]] = _read(evaluations)
+    rows: list[dict[str, Any]] = read_json(evaluations)
     found = [
         {"position": r["position"], "layer": r["layer"]} | {k: r[v] for k, v in PUBLISHED.items()}
         for r in rows
     ]
     return draw_candidates(found, folder, None)
-
-
-def is_refusal(run: Path) -> bool:
-    """Whether a run folder is of this experiment."""
-    file = run / "results.json"
-    return file.is_file() and _read(file).get("experiment") == "refusal"
 
 
 def write_refusal_report(run: Path) -> Path:
@@ -45,23 +36,13 @@ def write_refusal_report(run: Path) -> Path:
     Raises:
         UsageError: The folder has no results.json (the run is not finished).
     """
-    results = _read(run / "results.json")
-    figures = [path for path in draw(results, run / "plots") if path.suffix == ".png"]
-    manifest = run / "manifest.json"
+    results = read_json(run / "results.json")
+    figures = captioned(draw(results, run / "plots"), CAPTIONS)
     return render(
         "refusal.html.j2",
         run / "report.html",
         r=results,
-        manifest=_read(manifest) if manifest.is_file() else {},
-        figures={p.stem: (picture(p), CAPTIONS[p.stem]) for p in figures},
-        scores=[p.stem for p in figures if p.stem.endswith("_scores")],
+        manifest=read_json_if_there(run / "manifest.json"),
+        figures=figures,
+        scores=[name for name in figures if name.endswith("_scores")],
     )
-
-
-def _read(path: Path) -> Any:
-    with reading(path):
-        text = path.read_text(encoding="utf-8")
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise UsageError(f"{path} cannot be read as JSON.", "Finish the run first.") from error

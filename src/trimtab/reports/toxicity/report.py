@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from trimtab.errors import UsageError
-from trimtab.reports.page import picture, render
+from trimtab.reports.page import picture, read_json, read_json_if_there, render
 from trimtab.reports.toxicity.figures import draw
 from trimtab.reports.toxicity.study import Study
 
@@ -48,20 +47,19 @@ def plot(source: Path, output: Path | None = None) -> list[Path]:
     return files
 
 
-def write_report(run: Path) -> Path:
+def write_toxicity_report(run: Path) -> Path:
     """Draw the figures of a finished run and write its report.html. Returns the page.
 
     Raises:
         UsageError: The folder has no results.json (the run is not finished).
     """
     figures = [path for path in plot(run) if path.suffix == ".png"]
-    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
-    manifest = run / "manifest.json"
+    results = read_json(run / "results.json")
     return render(
         "toxicity.html.j2",
         run / "report.html",
         r=results,
-        manifest=json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else {},
+        manifest=read_json_if_there(run / "manifest.json"),
         figures=[(p.stem, picture(p), CAPTIONS.get(p.stem, "")) for p in figures],
     )
 
@@ -70,7 +68,7 @@ def write_comparison(runs: Sequence[Path], destination: Path) -> Path:
     """One page with a row a run: the chosen cell, its effect and its cost. Returns the page."""
     rows: list[dict[str, Any]] = []
     for run in runs:
-        results = json.loads((run / "results.json").read_text(encoding="utf-8"))
+        results = read_json(run / "results.json")
         chosen = results["chosen"]["coefficient"]
         cell = next(c for c in results["sweep"] if c["coefficient"] == chosen)
         figure = run / "plots" / "alpha_sweep_results.png"
