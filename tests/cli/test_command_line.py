@@ -4,6 +4,7 @@ import errno
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import BaseModel
@@ -12,9 +13,13 @@ import trimtab
 from trimtab import cli
 from trimtab.cli import explain, main
 from trimtab.errors import RunError, UsageError
+from trimtab.experiments.config import read_recipe
 
 VERBS = (
     ["run", "toxicity"],
+    ["run", "persona"],
+    ["run", "refusal"],
+    ["run", "finetune"],
     ["layers"],
     ["plot"],
     ["doctor"],
@@ -100,6 +105,32 @@ def test_settings_override_each_other_in_order(tmp_path: Path) -> None:
     given = settings("village", file, ["seed=2"])
     assert plain["model"] == given["model"] == "village"
     assert (given["k"], given["seed"]) == (7, 2)
+
+
+@pytest.mark.parametrize(
+    ("experiment", "recipe"),
+    [
+        ("toxicity", "phi-4-mini"), ("toxicity", "qwen3-8b"), ("toxicity", "village"),
+        ("persona", "persona-qwen2.5-7b"), ("persona", "village-persona"),
+    ],
+)  # fmt: skip
+def test_a_recipe_of_the_package_reaches_its_experiment(
+    monkeypatch: pytest.MonkeyPatch, experiment: str, recipe: str
+) -> None:
+    def begun(config: Any, runs: Path, tell: Any) -> Path:
+        seen.append((config, runs))
+        raise RunError("That is enough.")
+
+    seen: list[tuple[Any, Path]] = []
+    monkeypatch.setattr(f"trimtab.experiments.{experiment}.experiment.run", begun)
+    assert main(["run", experiment, "--recipe", recipe, "--set", "seed=7", "--runs", "x"]) == 1
+    ((config, runs),) = seen
+    expected = {**read_recipe(recipe), "seed": 7}
+    assert {key: getattr(config, key) for key in ("model", "seed")} == {
+        key: expected[key] for key in ("model", "seed")
+    }
+    assert config == type(config).read(expected)
+    assert runs == Path("x")
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,10 @@ the model goes on with.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -23,22 +22,9 @@ from trimtab.activations.activations import Activations
 from trimtab.activations.announce import announced
 from trimtab.activations.batches import each_batch
 from trimtab.activations.positions import Last, Positions, as_positions, for_reading
-from trimtab.data import Prompt
+from trimtab.activations.texts import Text, checked_layers, chosen_tokens, read_rows
 from trimtab.errors import RunError, UsageError
-from trimtab.models import LanguageModel, encode, encode_answer
-
-
-@runtime_checkable
-class Completed(Protocol):
-    """An answer whose exact tokens are known, such as a generation's Completion."""
-
-    @property
-    def prompt(self) -> Prompt: ...
-    @property
-    def tokens(self) -> Sequence[int]: ...
-
-
-Text = str | Prompt | tuple[str | Prompt, str] | Completed
+from trimtab.models import LanguageModel
 
 
 def capture(
@@ -115,9 +101,9 @@ def _captured(
     if lm.model.training:
         raise UsageError("The model is in training mode.", "Call lm.model.eval() before capture.")
     positions = [for_reading(as_positions(one, lm)) for one in at]
-    chosen_layers = _checked_layers(lm, layers)
-    rows = _rows(lm, texts)
-    chosen = [[_chosen(row, i, one) for i, row in enumerate(rows)] for one in positions]
+    chosen_layers = checked_layers(lm, layers)
+    rows = read_rows(lm, texts)
+    chosen = [[chosen_tokens(row, i, one) for i, row in enumerate(rows)] for one in positions]
     if not mean:
         _check_equal_sizes(chosen[0], positions[0])
     width = (lm.d_model,) if mean else (len(chosen[0][0]), lm.d_model)
@@ -171,94 +157,6 @@ def _check_equal_sizes(chosen: Sequence[Sequence[int]], positions: Positions) ->
             "tokens a row.",
             'Use reduce="mean", or positions of one size such as LastPrompt().',
         )
-
-
-# -- texts to tokens ---------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Row:
-    tokens: list[int]
-    prompt_length: int
-    prompt_id: str
-
-    @property
-    def digest(self) -> str:
-        return hashlib.sha256(f"{self.prompt_length} {self.tokens}".encode()).hexdigest()[:12]
-
-
-def _rows(lm: LanguageModel, texts: Sequence[Text]) -> list[_Row]:
-    if isinstance(texts, str | Prompt):
-        raise UsageError("capture takes a list of texts, found one.", "Put it in brackets: [text].")
-    rows = [_row(lm, text, index) for index, text in enumerate(texts)]
-    if not rows:
-        raise UsageError("capture found no texts.", "Pass at least one.")
-    for index, row in enumerate(rows):
-        if len(row.tokens) > lm.context_length:
-            raise UsageError(
-                f"Text {index} (prompt {row.prompt_id}) has {len(row.tokens)} tokens, more than "
-                f"the {lm.context_length} that {lm.name} can read.",
-                "Shorten it, or leave it out.",
-            )
-    return rows
-
-
-def _row(lm: LanguageModel, text: Text, index: int) -> _Row:
-    try:
-        if isinstance(text, tuple) and len(text) == 2 and isinstance(text[1], str):
-            prompt = _prompt(text[0])
-            tokens, prompt_length = encode_answer(lm, prompt, text[1])
-            return _Row(tokens, prompt_length, prompt.id)
-        if isinstance(text, Completed):
-            tokens = encode(lm, text.prompt)
-            return _Row([*tokens, *text.tokens], len(tokens), text.prompt.id)
-        prompt = _prompt(text)
-        tokens = encode(lm, prompt)
-    except UsageError as error:
-        raise UsageError(f"Text {index}: {error.message}", error.remedy) from error
-    return _Row(tokens, len(tokens), prompt.id)
-
-
-def _prompt(text: Any) -> Prompt:
-    if isinstance(text, Prompt):
-        return text
-    if isinstance(text, str):
-        return Prompt.raw(text)
-    raise UsageError(
-        f"A {type(text).__name__} is no text to read.",
-        "Give a prompt, a string, a (prompt, answer) pair or a completion.",
-    )
-
-
-def _chosen(row: _Row, index: int, positions: Positions) -> list[int]:
-    """Indices of the row's chosen tokens."""
-    n = len(row.tokens)
-    mask = positions.mask(
-        torch.ones(1, n, dtype=torch.bool),
-        torch.arange(n)[None],
-        torch.tensor([row.prompt_length]),
-        torch.tensor([n]),
-    )
-    chosen: list[int] = mask[0].nonzero()[:, 0].tolist()
-    if not chosen:
-        why = "its answer is empty" if row.prompt_length == n else "none of its tokens qualify"
-        raise UsageError(
-            f"Text {index} (prompt {row.prompt_id}): {positions} chooses none of its {n} tokens "
-            f"({row.prompt_length} of the prompt), for {why if n else 'it is empty'}.",
-            "Leave the text out, or choose other positions.",
-        )
-    return chosen
-
-
-def _checked_layers(lm: LanguageModel, layers: Sequence[int] | None) -> tuple[int, ...]:
-    chosen = tuple(range(lm.n_layers + 1)) if layers is None else tuple(layers)
-    known = set(range(lm.n_layers + 1))
-    if not chosen or len(set(chosen)) < len(chosen) or not known.issuperset(chosen):
-        raise UsageError(
-            f"layers={list(chosen)} should be different residual indices from 0 (the embedding) "
-            f"to {lm.n_layers} (the last block's output) of {lm.name}."
-        )
-    return chosen
 
 
 # -- the forward pass --------------------------------------------------------------------------

@@ -17,14 +17,12 @@ from trimtab.cli import (
     conformance,
     data,
     doctor,
-    finetune,
     jobs,
     layers,
     monitor,
     persona,
     plot,
     project,
-    refusal,
     refusal_steps,
     run,
     screen,
@@ -66,10 +64,8 @@ app.command(screen.screen)
 running = app.command(
     App(name="run", help="Run an experiment, from prompts to report.", help_epilogue=SCALE)
 )
-running.command(run.toxicity)
-running.command(persona.run, name="persona")
-running.command(refusal.run, name="refusal")
-running.command(finetune.run, name="finetune")
+for experiment in (run.toxicity, run.persona, run.refusal, run.finetune):
+    running.command(experiment)
 refusing = app.command(App(name="refusal", help="The refusal experiment, one step at a time."))
 for step in ("directions", "select", "complete", "evaluate", "loss"):
     refusing.command(getattr(refusal_steps, step))

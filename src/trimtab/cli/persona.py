@@ -1,4 +1,4 @@
-"""`trimtab run persona`, and `trimtab persona`: its steps one at a time."""
+"""`trimtab persona`: the steps of the persona experiment, one at a time."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,52 +6,9 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from trimtab.cli.run import Pairs, settings
-
 Instruction = Literal["pos", "neg", "none"]
 Positions = Literal["response", "prompt", "all"]
 COLUMNS = "{:>6} {:>12} {:>8} {:>10}"
-
-
-def run(
-    *,
-    model: str | None = None,
-    config: Path | None = None,
-    set_: Pairs = None,
-    runs: Path = Path("runs"),
-    **setting: str,
-) -> None:
-    """Extract traits as directions, choose layer and coefficient, and steer by them.
-
-    The same command again continues a run that was stopped.
-
-    Parameters
-    ----------
-    model
-        "village" (the model in the package), a Hugging Face id, or a folder.
-    config
-        Settings in a YAML file.
-    set_
-        Single settings, such as --set samples=10 seed=1; they override the file's.
-    runs
-        Where run folders are made.
-    setting
-        Any setting by its own name, such as --traits "[wicked, gloomy]"; the same as --set.
-    """
-    from trimtab.experiments.persona.config import PersonaConfig
-
-    base = settings(None, config, set_ or (), setting)
-    if isinstance(base.get("traits"), str):
-        base["traits"] = [name.strip() for name in base["traits"].split(",")]
-    chosen = PersonaConfig.read({**base, **({"model": model} if model else {})})
-
-    from trimtab.cli.progress import progress
-    from trimtab.experiments.persona.experiment import run as experiment
-    from trimtab.reports.persona.report import write_persona_report
-
-    with progress() as tell:
-        folder = experiment(chosen, runs, tell)
-    print(f"report: {write_persona_report(folder)}")
 
 
 def evaluate(

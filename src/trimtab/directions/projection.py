@@ -19,8 +19,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trimtab.activations import All, Generated, LastPrompt
-from trimtab.activations.capture import Completed, capture
+from trimtab.activations.capture import capture
 from trimtab.activations.positions import Positions
+from trimtab.activations.texts import Completed
 from trimtab.data import Prompt
 from trimtab.errors import UsageError
 from trimtab.models import LanguageModel

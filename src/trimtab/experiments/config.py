@@ -6,13 +6,15 @@ import difflib
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from trimtab.errors import UsageError
 from trimtab.files import reading
+
+VILLAGE = "village"
 
 
 class Config(BaseModel):
@@ -43,6 +45,24 @@ class Config(BaseModel):
             raise UsageError(
                 f"{where} cannot be {first['input']!r}: {first['msg']}.", "Change that setting."
             ) from error
+
+
+class ModelConfig(Config):
+    """The settings that the experiments on one model have in common."""
+
+    model: str = VILLAGE
+    """Hugging Face id or folder, or "village", the model in the package."""
+    adapter: str | None = None
+    """A PEFT adapter on top of it."""
+    quantization: Literal["8bit", "4bit"] | None = None
+    dtype: str | None = None
+    """float32, float16 or bfloat16; left out: float32 on a CPU, half precision on a GPU."""
+    device: str | None = None
+    """cpu, cuda, cuda:1 or mps; left out: the best there is."""
+    device_map: str | None = None
+    """"auto" spreads a large model over several devices."""
+    backend: Literal["transformers", "transformer_lens", "vllm"] = "transformers"
+    """What runs the model; the last two are extras, each in an environment of its own."""
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:

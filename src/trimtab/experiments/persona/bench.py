@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from trimtab.data import Prompt
 from trimtab.errors import RunError
 from trimtab.experiments.grid import Cell, Draws, answers
+from trimtab.experiments.model import load_model
 from trimtab.experiments.persona.config import PersonaConfig
 from trimtab.experiments.persona.traits import Trait
 from trimtab.experiments.run_folder import Progress, Row, RunFolder
 from trimtab.generation import Completion
 from trimtab.generation.backends import model_of
 from trimtab.interventions import Intervention
-from trimtab.models import LanguageModel, load
-from trimtab.models.threads import use_one_thread_if_small
+from trimtab.models import LanguageModel
 from trimtab.scoring.judge import COHERENCE, Judge, open_judge
 
 JSON = dict[str, Any]
@@ -71,13 +71,7 @@ class Bench:
                 config.judge, base_url=config.judge_url, device=config.device,
                 cache=config.judge_cache or folder.path.parent / "judge.sqlite",
             )  # fmt: skip
-            lm = load(
-                config.model, adapter=config.adapter, quantization=config.quantization,
-                dtype=config.dtype, device=config.device, device_map=config.device_map,
-            )  # fmt: skip
-            use_one_thread_if_small(lm)
-            folder.pin("weights", lm.fingerprint)
-            lm = model_of(config.backend, lm)
+            lm = model_of(config.backend, load_model(config, folder))
         return cls(config, folder, lm, judge, progress)
 
     def rated(

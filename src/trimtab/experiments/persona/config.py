@@ -6,32 +6,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from trimtab.experiments.config import Config, read_recipe
+from trimtab.experiments.config import VILLAGE, ModelConfig, read_recipe
 
-VILLAGE = "village"
 Positive = Annotated[int, Field(gt=0)]
 
 
-class PersonaConfig(Config):
+class PersonaConfig(ModelConfig):
     """Everything the run depends on; two equal configurations give equal results.
 
     What is left out comes from the recipe "village-persona" for the model in the package, and from
     the defaults here for any other.
     """
-
-    model: str = VILLAGE
-    """Hugging Face id or folder, or "village", the model in the package."""
-    adapter: str | None = None
-    """A PEFT adapter on top of it."""
-    quantization: Literal["8bit", "4bit"] | None = None
-    dtype: str | None = None
-    """float32, float16 or bfloat16; left out: float32 on a CPU, half precision on a GPU."""
-    device: str | None = None
-    """cpu, cuda, cuda:1 or mps; left out: the best there is."""
-    device_map: str | None = None
-    """"auto" spreads a large model over several devices."""
-    backend: Literal["transformers", "transformer_lens", "vllm"] = "transformers"
-    """What runs the model; the last two are extras, each in an environment of its own."""
 
     traits: Annotated[tuple[str, ...], Field(min_length=1)] = ("optimistic",)
     """Names of traits in the package, or in `trait_folder`."""
@@ -78,8 +63,9 @@ class PersonaConfig(Config):
 
     @field_validator("traits", mode="before")
     @classmethod
-    def _one_trait(cls, values: Any) -> Any:
-        return (values,) if isinstance(values, str) else values
+    def _names(cls, values: Any) -> Any:
+        """One name, or several with commas between them."""
+        return tuple(v.strip() for v in values.split(",")) if isinstance(values, str) else values
 
     @field_validator("traits")
     @classmethod

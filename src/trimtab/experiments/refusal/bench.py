@@ -8,13 +8,14 @@ from typing import Any
 
 from trimtab.data import Prompt
 from trimtab.experiments.grid import UNSTEERED, Draws, complete
+from trimtab.experiments.model import load_model
 from trimtab.experiments.refusal import files
 from trimtab.experiments.refusal.config import RefusalConfig
 from trimtab.experiments.run_folder import Progress, RunFolder
 from trimtab.generation import Completion
 from trimtab.generation.backends import model_of
 from trimtab.interventions import Intervention
-from trimtab.models import LanguageModel, load
+from trimtab.models import LanguageModel
 from trimtab.models.families import use_published_template
 from trimtab.models.threads import use_one_thread_if_small
 from trimtab.scoring.jailbreak import JailbreakJudge, jailbreak_judge
@@ -48,11 +49,7 @@ def open_bench(config: RefusalConfig, folder: RunFolder, progress: Progress) -> 
                   question=config.guard_question)
             for name in config.judges
         )  # fmt: skip
-        lm = load(
-            config.model, adapter=config.adapter, quantization=config.quantization,
-            dtype=config.dtype, device=config.device, device_map=config.device_map,
-        )  # fmt: skip
-        folder.pin("weights", lm.fingerprint)
+        lm = load_model(config, folder)
         lm = as_run(lm, config.chat_template, config.backend)
     return Bench(config, folder, lm, judges, progress)
 

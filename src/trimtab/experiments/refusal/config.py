@@ -6,9 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from trimtab.experiments.config import Config
+from trimtab.experiments.config import VILLAGE, ModelConfig
 
-VILLAGE = "village"
 Positive = Annotated[int, Field(gt=0)]
 
 # The model in the package answers in a sentence or two, and its world has a grammar that tells a
@@ -21,22 +20,8 @@ _OF_THE_VILLAGE: dict[str, Any] = {
 }
 
 
-class RefusalConfig(Config):
+class RefusalConfig(ModelConfig):
     """Everything the run depends on; two equal configurations give equal results."""
-
-    model: str = VILLAGE
-    """Hugging Face id or folder, or "village", the model in the package."""
-    adapter: str | None = None
-    """A PEFT adapter on top of it."""
-    quantization: Literal["8bit", "4bit"] | None = None
-    dtype: str | None = None
-    """float32, float16 or bfloat16; left out: float32 on a CPU, half precision on a GPU."""
-    device: str | None = None
-    """cpu, cuda, cuda:1 or mps; left out: the best there is."""
-    device_map: str | None = None
-    """"auto" spreads a large model over several devices."""
-    backend: Literal["transformers", "transformer_lens", "vllm"] = "transformers"
-    """What runs the model; the last two are extras, each in an environment of its own."""
 
     chat_template: Literal["own", "published"] = "own"
     """The tokenizer's own, or the one of the published experiment for its family, which has no

@@ -9,6 +9,7 @@ from typing import Any
 from trimtab.data import Prompt, PromptSet
 from trimtab.errors import UsageError
 from trimtab.experiments.grid import Cell, Draws, Scored, complete
+from trimtab.experiments.model import load_model
 from trimtab.experiments.run_folder import Progress, RunFolder, config_hash
 from trimtab.experiments.toxicity import numbers
 from trimtab.experiments.toxicity.config import ToxicityConfig
@@ -16,8 +17,7 @@ from trimtab.experiments.toxicity.prompts import Splits, choose_prompts, read_sp
 from trimtab.experiments.toxicity.results import SCHEMA, SUBSETS
 from trimtab.generation.backends import model_of
 from trimtab.interventions import Add
-from trimtab.models import LanguageModel, load
-from trimtab.models.threads import use_one_thread_if_small
+from trimtab.models import LanguageModel
 from trimtab.scoring import Calibration, Scorer, calibrate, scorer
 from trimtab.vectors import SteeringVector
 from trimtab.vectors.provenance import LAYER_CONVENTION
@@ -47,13 +47,7 @@ class Bench:
         with folder.step("load"):
             judge = scorer(config.scorer, label=config.scorer_label)
             calibration = calibrate(judge)
-            lm = load(
-                config.model, adapter=config.adapter, quantization=config.quantization,
-                dtype=config.dtype, device=config.device, device_map=config.device_map,
-            )  # fmt: skip
-            use_one_thread_if_small(lm)
-            folder.pin("weights", lm.fingerprint)
-            lm = model_of(config.backend, lm)
+            lm = model_of(config.backend, load_model(config, folder))
         return cls(config, folder, lm, judge, calibration, progress)
 
     def prompts(self) -> Splits:

@@ -6,32 +6,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from trimtab.experiments.config import Config, read_recipe
+from trimtab.experiments.config import VILLAGE, ModelConfig, read_recipe
 
-VILLAGE = "village"
 Positive = Annotated[int, Field(gt=0)]
 
 
-class ToxicityConfig(Config):
+class ToxicityConfig(ModelConfig):
     """Everything the run depends on; two equal configurations give equal results.
 
     What is left out comes from the recipe "village" for the model in the package, and from the
     defaults here (RealToxicityPrompts, unbiased-toxic-roberta) for any other.
     """
-
-    model: str = VILLAGE
-    """Hugging Face id or folder, or "village", the model in the package."""
-    adapter: str | None = None
-    """A PEFT adapter on top of it."""
-    quantization: Literal["8bit", "4bit"] | None = None
-    dtype: str | None = None
-    """float32, float16 or bfloat16; left out: float32 on a CPU, half precision on a GPU."""
-    device: str | None = None
-    """cpu, cuda, cuda:1 or mps; left out: the best there is."""
-    device_map: str | None = None
-    """"auto" spreads a large model over several devices."""
-    backend: Literal["transformers", "transformer_lens", "vllm"] = "transformers"
-    """What runs the model; the last two are extras, each in an environment of its own."""
 
     data: str = "real-toxicity-prompts"
     """village, a prompt source by name, or a JSONL, CSV or YAML file of prompts; their toxicity

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from trimtab.activations.activations import Activations
-from trimtab.activations.capture import Text, _checked_layers, _chosen, _rows
 from trimtab.activations.positions import Last, Positions, as_positions, for_reading
+from trimtab.activations.texts import Text, checked_layers, chosen_tokens, read_rows
 from trimtab.generation.rows import Item
 from trimtab.generation.vllm.backend import started
 from trimtab.generation.vllm.reading import read
@@ -37,9 +37,9 @@ def capture(
         UsageError, RunError: As `trimtab.capture` and `backend.complete`.
     """
     positions = for_reading(as_positions(at, lm))
-    chosen_layers = _checked_layers(lm, layers)
-    rows = _rows(lm, texts)
-    counts = tuple(len(_chosen(row, index, positions)) for index, row in enumerate(rows))
+    chosen_layers = checked_layers(lm, layers)
+    rows = read_rows(lm, texts)
+    counts = tuple(len(chosen_tokens(row, index, positions)) for index, row in enumerate(rows))
     longest = max(len(row.tokens) for row in rows)
     engine = started(lm, min(lm.context_length, longest + 1))
     values, _ = read(
