@@ -5,7 +5,7 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parents[1] / "src" / "trimtab"
 FLOORS = (
-    ("errors", "files"),
+    ("errors", "files", "config"),
     ("data", "vectors", "village"),
     ("models",),
     ("activations",),
@@ -13,7 +13,8 @@ FLOORS = (
     ("generation",),
     ("scoring",),
     ("selection",),
-    ("experiments", "training"),
+    ("training",),
+    ("experiments",),
     ("reports", "scale", "conformance"),
     ("cli", "village.train", "village.card"),
 )

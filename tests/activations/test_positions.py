@@ -15,6 +15,7 @@ from trimtab.activations.positions import (
     Positions,
     PromptTokens,
     Response,
+    Tokens,
     as_positions,
     for_reading,
 )
@@ -59,7 +60,7 @@ def test_masks_follow_the_conventions_and_never_choose_padding(
     prompts, lengths = torch.tensor([p for _, p in rows]), torch.tensor([n for n, _ in rows])
     every = [All(), PromptTokens(), Generated(), Response(), LastPrompt()]
     for positions in [*every, EndOfInstruction(k), Last(k)]:
-        mask = positions.mask(real, position, prompts, lengths)
+        mask = positions.mask(Tokens(real, position, prompts, lengths))
         for i, ((n, p), start) in enumerate(zip(rows, starts, strict=True)):
             expected = [
                 0 <= j - start < n and wanted(positions, j - start, p, n) for j in range(width)
@@ -115,6 +116,6 @@ def test_counts_are_whole_and_positive(k: object) -> None:
 def test_what_is_not_known_is_not_guessed() -> None:
     real, position = torch.ones(1, 2, dtype=torch.bool), torch.arange(2)[None]
     with pytest.raises(UsageError, match="counts from the end"):
-        Last(2).mask(real, position, torch.tensor([1]), None)
+        Last(2).mask(Tokens(real, position, torch.tensor([1])))
     with pytest.raises(UsageError, match="how many tokens"):
-        EndOfInstruction().mask(real, position, torch.tensor([1]), None)
+        EndOfInstruction().mask(Tokens(real, position, torch.tensor([1])))

@@ -5,9 +5,10 @@ import math
 
 import pytest
 
+from trimtab.config import overrides
 from trimtab.data import Prompt
 from trimtab.errors import RunError, UsageError
-from trimtab.experiments.config import overrides, read_recipe, recipe_names
+from trimtab.experiments.config import read_recipe, recipe_names
 from trimtab.experiments.grid import UNSTEERED, Cell, Draws, Scored, _units
 from trimtab.experiments.toxicity import findings, numbers
 from trimtab.experiments.toxicity.bench import analysed_layers, target_layer

@@ -19,24 +19,34 @@ if TYPE_CHECKING:
     from trimtab.models import LanguageModel
 
 
+@dataclass(frozen=True)
+class Tokens:
+    """The tokens of a batch, each with its place in its own row.
+
+    Attributes:
+        real: [b, t], False on padding.
+        position: [b, t], index of each token in its own row, counted over real tokens.
+        prompt_length: [b], P, real tokens of each row's prompt.
+        length: [b], real tokens of each whole row; None while it still grows.
+    """
+
+    real: Bool[Tensor, "b t"]
+    position: Int[Tensor, "b t"]
+    prompt_length: Int[Tensor, " b"]
+    length: Int[Tensor, " b"] | None = None
+
+    @property
+    def after_prompt(self) -> Int[Tensor, "b t"]:
+        """Position less P, [b, t]: 0 at the first token after the prompt."""
+        return self.position - self.prompt_length[:, None]
+
+
 @runtime_checkable
 class Positions(Protocol):
     """A choice of tokens."""
 
-    def mask(
-        self,
-        real: Bool[Tensor, "b t"],
-        position: Int[Tensor, "b t"],
-        prompt_length: Int[Tensor, " b"],
-        length: Int[Tensor, " b"] | None = None,
-    ) -> Bool[Tensor, "b t"]:
-        """True where a token is chosen; padding never is.
-
-        Args:
-            real: False on padding.
-            position: index of each token in its own row, counted over real tokens.
-            prompt_length: P, real tokens of each row's prompt.
-            length: real tokens of each whole row; None while it still grows.
+    def mask(self, tokens: Tokens) -> Bool[Tensor, "b t"]:
+        """True where a token is chosen, [b, t]; padding never is.
 
         Raises:
             UsageError: the choice needs something that is not known here.
@@ -48,45 +58,27 @@ class Positions(Protocol):
 class All:
     """Every real token."""
 
-    def mask(
-        self,
-        real: Bool[Tensor, "b t"],
-        position: Int[Tensor, "b t"],
-        prompt_length: Int[Tensor, " b"],
-        length: Int[Tensor, " b"] | None = None,
-    ) -> Bool[Tensor, "b t"]:
+    def mask(self, tokens: Tokens) -> Bool[Tensor, "b t"]:
         """Real tokens, [b, t]."""
-        return real
+        return tokens.real
 
 
 @dataclass(frozen=True)
 class PromptTokens:
     """The prompt: positions < P."""
 
-    def mask(
-        self,
-        real: Bool[Tensor, "b t"],
-        position: Int[Tensor, "b t"],
-        prompt_length: Int[Tensor, " b"],
-        length: Int[Tensor, " b"] | None = None,
-    ) -> Bool[Tensor, "b t"]:
+    def mask(self, tokens: Tokens) -> Bool[Tensor, "b t"]:
         """Real tokens before P, [b, t]."""
-        return real & (position < prompt_length[:, None])
+        return tokens.real & (tokens.after_prompt < 0)
 
 
 @dataclass(frozen=True)
 class Generated:
     """The tokens after the prompt: positions >= P. A response mean is read over these."""
 
-    def mask(
-        self,
-        real: Bool[Tensor, "b t"],
-        position: Int[Tensor, "b t"],
-        prompt_length: Int[Tensor, " b"],
-        length: Int[Tensor, " b"] | None = None,
-    ) -> Bool[Tensor, "b t"]:
+    def mask(self, tokens: Tokens) -> Bool[Tensor, "b t"]:
         """Real tokens from P on, [b, t]."""
-        return real & (position >= prompt_length[:, None])
+        return tokens.real & (tokens.after_prompt >= 0)
 
 
 @dataclass(frozen=True)
@@ -97,30 +89,18 @@ class Response:
     "response" steering touches step by step. Reading means `Generated` instead: `for_reading`.
     """
 
-    def mask(
-        self,
-        real: Bool[Tensor, "b t"],
-        position: Int[Tensor, "b t"],
-        prompt_length: Int[Tensor, " b"],
-        length: Int[Tensor, " b"] | None = None,
-    ) -> Bool[Tensor, "b t"]:
+    def mask(self, tokens: Tokens) -> Bool[Tensor, "b t"]:
         """Real tokens from P-1 on, [b, t]."""
-        return real & (position >= prompt_length[:, None] - 1)
+        return tokens.real & (tokens.after_prompt >= -1)
 
 
 @dataclass(frozen=True)
 class LastPrompt:
     """The last prompt token: position P-1."""
 
-    def mask(
-        self,
-        real: Bool[Tensor, "b t"],
-        position: Int[Tensor, "b t"],
-        prompt_length: Int[Tensor, " b"],
-        length: Int[Tensor, " b"] | None = None,
-    ) -> Bool[Tensor, "b t"]:
+    def mask(self, tokens: Tokens) -> Bool[Tensor, "b t"]:
         """The real token at P-1, [b, t]."""
-        return real & (position == prompt_length[:, None] - 1)
+        return tokens.real & (tokens.after_prompt == -1)
 
 
 @dataclass(frozen=True)
@@ -137,21 +117,14 @@ class EndOfInstruction:
         if self.k is not None:
             _at_least_one("EndOfInstruction", self.k)
 
-    def mask(
-        self,
-        real: Bool[Tensor, "b t"],
-        position: Int[Tensor, "b t"],
-        prompt_length: Int[Tensor, " b"],
-        length: Int[Tensor, " b"] | None = None,
-    ) -> Bool[Tensor, "b t"]:
+    def mask(self, tokens: Tokens) -> Bool[Tensor, "b t"]:
         """Real tokens in [P-k, P), [b, t]."""
         if self.k is None:
             raise UsageError(
                 "EndOfInstruction() does not know how many tokens end the instruction.",
                 "Pass k, or resolve it with as_positions(EndOfInstruction(), lm).",
             )
-        before_end = prompt_length[:, None] - position
-        return real & (before_end >= 1) & (before_end <= self.k)
+        return tokens.real & (tokens.after_prompt < 0) & (tokens.after_prompt >= -self.k)
 
 
 @dataclass(frozen=True)
@@ -163,20 +136,14 @@ class Last:
     def __post_init__(self) -> None:
         _at_least_one("Last", self.k)
 
-    def mask(
-        self,
-        real: Bool[Tensor, "b t"],
-        position: Int[Tensor, "b t"],
-        prompt_length: Int[Tensor, " b"],
-        length: Int[Tensor, " b"] | None = None,
-    ) -> Bool[Tensor, "b t"]:
+    def mask(self, tokens: Tokens) -> Bool[Tensor, "b t"]:
         """Real tokens in [length-k, length), [b, t]."""
-        if length is None:
+        if tokens.length is None:
             raise UsageError(
                 f"Last({self.k}) counts from the end of a row, which is not known while it grows.",
                 'Choose positions from the start, such as "response" or LastPrompt().',
             )
-        return real & (position >= length[:, None] - self.k)
+        return tokens.real & (tokens.position >= tokens.length[:, None] - self.k)
 
 
 NAMES: dict[str, Positions] = {

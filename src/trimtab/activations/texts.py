@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from trimtab.activations.positions import Positions
+from trimtab.activations.positions import Positions, Tokens
 from trimtab.data import Prompt
 from trimtab.errors import UsageError
 from trimtab.models import LanguageModel, encode, encode_answer
@@ -97,13 +97,13 @@ def chosen_tokens(row: Row, index: int, positions: Positions) -> list[int]:
         UsageError: None is chosen; it names the text by `index`.
     """
     n = len(row.tokens)
-    mask = positions.mask(
+    tokens = Tokens(
         torch.ones(1, n, dtype=torch.bool),
         torch.arange(n)[None],
         torch.tensor([row.prompt_length]),
         torch.tensor([n]),
     )
-    chosen: list[int] = mask[0].nonzero()[:, 0].tolist()
+    chosen: list[int] = positions.mask(tokens)[0].nonzero()[:, 0].tolist()
     if not chosen:
         why = "its answer is empty" if row.prompt_length == n else "none of its tokens qualify"
         raise UsageError(

@@ -200,7 +200,7 @@ def sweep(
     seed
         Of the sampling.
     """
-    from trimtab.experiments.config import overrides
+    from trimtab.config import overrides
     from trimtab.experiments.persona import evaluation
 
     given = overrides([f"layers={layers or 'null'}", f"coefficients={coefficients}"])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from cyclopts import Parameter
 
 if TYPE_CHECKING:
-    from trimtab.experiments.config import Config
+    from trimtab.config import Config
     from trimtab.experiments.run_folder import Progress
 
     AnyConfig = TypeVar("AnyConfig", bound=Config)
@@ -166,7 +166,8 @@ def settings(
     Raises:
         UsageError: No such recipe or file, or a pair that is not key=value.
     """
-    from trimtab.experiments.config import overrides, read_recipe, read_yaml
+    from trimtab.config import overrides, read_yaml
+    from trimtab.experiments.config import read_recipe
 
     named = [f"{key.replace('-', '_')}={value}" for key, value in (single or {}).items()]
     given = overrides([*pairs, *named])

@@ -25,7 +25,7 @@ def train(*, config: Path, set_: Pairs = None) -> None:
     set_
         Single settings, such as --set learning_rate=1e-4 seed=1; they override the file's.
     """
-    from trimtab.experiments.config import overrides
+    from trimtab.config import overrides
     from trimtab.training.config import read_config, read_file
 
     settings = read_config({**read_file(config), **overrides(set_ or ())})

@@ -1,50 +1,16 @@
-"""Configurations: pydantic models read from recipes, files and key=value overrides."""
+"""What the experiments' configurations have in common: the model, and recipes in the package."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
-
+from trimtab.config import Config, parse_yaml
 from trimtab.errors import UsageError
-from trimtab.files import reading
 
 VILLAGE = "village"
-
-
-class Config(BaseModel):
-    """Base of the experiments' configurations: frozen, and unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-
-    @classmethod
-    def read(cls, values: Mapping[str, Any]) -> Self:
-        """Validate, with errors a user can act on.
-
-        Raises:
-            UsageError: An unknown key (the nearest valid one is named), or a value out of range.
-        """
-        for key in values:
-            if key not in cls.model_fields:
-                near = difflib.get_close_matches(str(key), cls.model_fields, n=1)
-                raise UsageError(
-                    f"There is no setting {key!r}.",
-                    f"Did you mean {near[0]!r}?" if near
-                    else "The settings are: " + ", ".join(cls.model_fields) + ".",
-                )  # fmt: skip
-        try:
-            return cls.model_validate(dict(values))
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(str(part) for part in first["loc"]) or "the configuration"
-            raise UsageError(
-                f"{where} cannot be {first['input']!r}: {first['msg']}.", "Change that setting."
-            ) from error
 
 
 class ModelConfig(Config):
@@ -63,17 +29,6 @@ class ModelConfig(Config):
     """"auto" spreads a large model over several devices."""
     backend: Literal["transformers", "transformer_lens", "vllm"] = "transformers"
     """What runs the model; the last two are extras, each in an environment of its own."""
-
-
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """The settings in a YAML file.
-
-    Raises:
-        UsageError: It is missing, is not YAML, or is not a mapping of names to values.
-    """
-    with reading(path):
-        text = Path(path).read_text(encoding="utf-8")
-    return _mapping(text, str(path))
 
 
 def recipe_names() -> list[str]:
@@ -96,34 +51,4 @@ def read_recipe(name: str) -> dict[str, Any]:
             "The recipes are: " + ", ".join(names) + "; a file is given with --config.",
         )
     file = resources.files("trimtab.experiments") / "recipes" / f"{name}.yaml"
-    return _mapping(file.read_text(encoding="utf-8"), f"recipe {name}")
-
-
-def overrides(settings: Sequence[str]) -> dict[str, Any]:
-    """`["k=20", "coefficients=[-1, 0, 1]"]` as settings; values are read as YAML.
-
-    Raises:
-        UsageError: An item is not key=value.
-    """
-    found: dict[str, Any] = {}
-    for item in settings:
-        key, equals, value = item.partition("=")
-        if not equals or not key.strip():
-            raise UsageError(f"{item!r} is not key=value.", "Write for example --set k=20.")
-        try:
-            found[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise UsageError(f"The value of {key.strip()!r} cannot be read: {value!r}.") from error
-    return found
-
-
-def _mapping(text: str, where: str) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UsageError(f"{where} is not YAML: {str(error).splitlines()[0]}.") from error
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise UsageError(f"{where} should map names to values, found {type(values).__name__}.")
-    return values
+    return parse_yaml(file.read_text(encoding="utf-8"), f"recipe {name}")

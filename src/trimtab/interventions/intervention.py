@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from trimtab.activations.positions import Positions, as_positions
+from trimtab.activations.positions import Positions, Tokens, as_positions
 from trimtab.errors import UsageError
 from trimtab.interventions.sites import Site
 from trimtab.models import LanguageModel
@@ -58,7 +58,7 @@ def check_positions(positions: str | Positions, lm: LanguageModel) -> None:
     """Raise UsageError for positions that are unknown, or that cannot be written (`Last`)."""
     one = torch.ones(1, 1, dtype=torch.bool)
     zero = torch.zeros(1, 1, dtype=torch.long)
-    as_positions(positions, lm).mask(one, zero, zero[0], None)
+    as_positions(positions, lm).mask(Tokens(one, zero, zero[0]))
 
 
 def check_number(name: str, value: float) -> None:

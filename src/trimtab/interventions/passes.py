@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from trimtab.activations.positions import All, Positions
+from trimtab.activations.positions import All, Positions, Tokens
 from trimtab.errors import RunError
 from trimtab.interventions.calls import Call
 
@@ -63,7 +63,7 @@ class Pass:
         everywhere = isinstance(positions, All) and not self.padded
         if everywhere and rows is None and gate is None:
             return None
-        mask = positions.mask(self.real, self.position, self.prompt_length, None)
+        mask = positions.mask(Tokens(self.real, self.position, self.prompt_length))
         if rows is not None:
             mask = mask & rows.to(mask.device)[:, None]
         if gate is not None:

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trimtab.config import read_yaml
 from trimtab.data import Prompt
 from trimtab.errors import UsageError
-from trimtab.experiments.config import read_yaml
 from trimtab.experiments.grid import UNSTEERED, Cell, Scored
 from trimtab.experiments.run_folder import Progress, RunFolder, quiet, run_path
 from trimtab.experiments.toxicity import findings, numbers

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from trimtab.activations.positions import Positions
+from trimtab.activations.positions import Positions, Tokens
 from trimtab.generation.vllm.program import Condition, Operation, Place, Program
 from trimtab.interventions.direction import component
 
@@ -66,10 +66,8 @@ class Step:
 
     def mask(self, positions: Positions) -> Bool[Tensor, " t"]:
         """The tokens that `positions` chooses."""
-        chosen = positions.mask(
-            self.real[:, None], self.position[:, None], self.prompt_length, self.length
-        )
-        return chosen[:, 0]
+        tokens = Tokens(self.real[:, None], self.position[:, None], self.prompt_length, self.length)
+        return positions.mask(tokens)[:, 0]
 
 
 @dataclass(eq=False)

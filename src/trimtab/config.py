@@ -1,0 +1,90 @@
+"""Configurations: pydantic models read from files and key=value overrides."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from trimtab.errors import UsageError
+from trimtab.files import reading
+
+
+class Config(BaseModel):
+    """Base of configurations: frozen, and unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> Self:
+        """Validate, with errors a user can act on.
+
+        Raises:
+            UsageError: An unknown key (the nearest valid one is named), or a value out of range.
+        """
+        for key in values:
+            if key not in cls.model_fields:
+                near = difflib.get_close_matches(str(key), cls.model_fields, n=1)
+                raise UsageError(
+                    f"There is no setting {key!r}.",
+                    f"Did you mean {near[0]!r}?" if near
+                    else "The settings are: " + ", ".join(cls.model_fields) + ".",
+                )  # fmt: skip
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the configuration"
+            raise UsageError(
+                f"{where} cannot be {first['input']!r}: {first['msg']}.", "Change that setting."
+            ) from error
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The settings in a YAML file.
+
+    Raises:
+        UsageError: It is missing, is not YAML, or is not a mapping of names to values.
+    """
+    with reading(path):
+        text = Path(path).read_text(encoding="utf-8")
+    return parse_yaml(text, str(path))
+
+
+def overrides(settings: Sequence[str]) -> dict[str, Any]:
+    """`["k=20", "coefficients=[-1, 0, 1]"]` as settings; values are read as YAML.
+
+    Raises:
+        UsageError: An item is not key=value.
+    """
+    found: dict[str, Any] = {}
+    for item in settings:
+        key, equals, value = item.partition("=")
+        if not equals or not key.strip():
+            raise UsageError(f"{item!r} is not key=value.", "Write for example --set k=20.")
+        try:
+            found[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UsageError(f"The value of {key.strip()!r} cannot be read: {value!r}.") from error
+    return found
+
+
+def parse_yaml(text: str, where: str) -> dict[str, Any]:
+    """The settings in a YAML text; `where` names it in errors.
+
+    Raises:
+        UsageError: It is not YAML, or is not a mapping of names to values.
+    """
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"{where} is not YAML: {str(error).splitlines()[0]}.") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UsageError(f"{where} should map names to values, found {type(values).__name__}.")
+    return values
