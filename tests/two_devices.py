@@ -12,7 +12,7 @@ from torch.utils import backend_registration
 from torch.utils._pytree import tree_leaves, tree_map
 
 NAME = "far"
-_MOVES = ("aten::copy_", "aten::_copy_from", "aten::_to_copy", "aten::_copy_from_and_resize")
+_MOVES = ("aten::copy_", "aten::_copy_from", "aten::_to_copy", "aten::to")
 _INDEXING = ("aten::index.Tensor", "aten::index_put_", "aten::_index_put_impl_", "aten::index")
 _keep_alive: list[Any] = []
 
@@ -52,35 +52,38 @@ def set_up() -> None:
     library = torch.library.Library("_", "IMPL")
     library.fallback(_run, "PrivateUse1")
     _keep_alive.append(library)
-    plain = torch.tensor
+    # Their own way to such a device is for backends in C++ alone.
+    torch.tensor, torch.arange = _made_near(torch.tensor), _made_near(torch.arange)
 
-    def tensor(data: Any, *, device: Any = None, **options: Any) -> Tensor:
-        made = plain(data, **options)
-        return made if device is None else made.to(device)
 
-    torch.tensor = tensor  # whose own way to such a device is for backends in C++ alone
+def _made_near(function: Any) -> Any:
+    def made(*args: Any, device: Any = None, **options: Any) -> Tensor:
+        near: Tensor = function(*args, **options)
+        return near if device is None else near.to(device)
+
+    return made
 
 
 def _run(op: Any, *args: Any, **kwargs: Any) -> Any:
     """Run any operation on the numbers, after a look at where its tensors are."""
-    given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    leaves = tree_leaves((args, kwargs))
+    given = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
     name = op._schema.name
     if name not in _MOVES:
         _check(name, given)
-    device = kwargs.get("device")
-    if device is not None:
-        kwargs["device"] = "cpu"
-    else:
-        device = next((tensor.device for tensor in given if isinstance(tensor, Far)), None)
+    here = [tensor.device for tensor in given if isinstance(tensor, Far)]
+    asked = [leaf for leaf in leaves if isinstance(leaf, torch.device)]
+    device = (asked or here)[0]
     result = op(*tree_map(_near, args), **tree_map(_near, kwargs))
     owners = {id(tensor.near): tensor for tensor in given if isinstance(tensor, Far)}
 
     def far(value: Any) -> Any:
         if not isinstance(value, Tensor):
             return value
-        if id(value) in owners:
-            return owners[id(value)]
-        return Far(value, device) if torch.device(device).type == NAME else value
+        owner = owners.get(id(value))
+        if owner is not None and owner.device == device:
+            return owner
+        return Far(value, device) if device.type == NAME else value
 
     return tree_map(far, result)
 
@@ -95,4 +98,6 @@ def _check(name: str, given: list[Tensor]) -> None:
 
 
 def _near(value: Any) -> Any:
-    return value.near if isinstance(value, Far) else value
+    if isinstance(value, Far):
+        return value.near
+    return torch.device("cpu") if isinstance(value, torch.device) else value
