@@ -151,7 +151,15 @@ def test_a_resumed_training_ends_with_the_same_adapter(place: Path) -> None:
     again = train(settings(place, "resumed", **changes, **steering(place)))
     after = adapter(again.folder)
     assert all(torch.equal(before[k], after[k]) for k in before)
-    assert [e["step"] for e in again.curve] == [e["step"] for e in whole.curve] == [1, 2, 3, 4]
+    assert [e["step"] for e in again.curve] == [1, 2, 3, 4]
+    assert again == whole
+    # Finished: nothing is left to do, with its record or, had it been killed just before, without.
+    written = (whole.folder / "adapter_model.safetensors").stat().st_mtime_ns
+    assert train(settings(place, "resumed", **changes, **steering(place))) == whole
+    assert (whole.folder / "adapter_model.safetensors").stat().st_mtime_ns == written
+    (whole.folder / "training.json").unlink()
+    assert train(settings(place, "resumed", **changes, **steering(place))) == whole
+    assert all(torch.equal(value, before[k]) for k, value in adapter(whole.folder).items())
     with pytest.raises(UsageError, match="other settings"):
         train(settings(place, "resumed", **changes))
 

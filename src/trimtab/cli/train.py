@@ -1,5 +1,6 @@
 """`trimtab train`: fine-tune a LoRA adapter, steered or not, by a configuration file."""
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ def train(*, config: Path, set_: Pairs = None) -> None:
     """Fine-tune a LoRA adapter, steering the model while it learns if the configuration says so.
 
     The same command again goes on from the last checkpoint. On several GPUs:
-    accelerate launch -m trimtab train --config FILE.
+    accelerate launch --multi_gpu -m trimtab train --config FILE.
 
     Parameters
     ----------
@@ -32,6 +33,9 @@ def train(*, config: Path, set_: Pairs = None) -> None:
 
     from trimtab.training.sft import train as fine_tune
 
+    if os.environ.get("RANK", "0") != "0":  # one of several processes: the first one tells
+        fine_tune(settings)
+        return
     with _bar() as tell:
         made = fine_tune(settings, tell)
     if made.stopped:

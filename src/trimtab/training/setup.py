@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,22 @@ def load_model(config: TrainingConfig) -> LanguageModel:
     if config.unsloth:
         return _unsloth(config)
     lm = load(
-        config.model, dtype=dtype, device=config.device,
+        config.model, dtype=dtype, device=own_device(config.device),
         quantization="4bit" if config.load_in_4bit else None,
     )  # fmt: skip
     use_one_thread_if_small(lm)
     return lm
+
+
+def own_device(device: str | None) -> str | None:
+    """Where this process loads the model: of several on one machine, each on a GPU of its own.
+
+    accelerate and torchrun say in LOCAL_RANK which of them this is.
+    """
+    rank = os.environ.get("LOCAL_RANK")
+    if rank is None or device not in (None, "cuda") or not torch.cuda.is_available():
+        return device
+    return f"cuda:{rank}"
 
 
 def _unsloth(config: TrainingConfig) -> LanguageModel:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PrinterCallback, set_seed
+from transformers import PrinterCallback, TrainerState, set_seed
 
 from trimtab.errors import RunError, UsageError
 from trimtab.files import write_atomic
@@ -65,7 +65,8 @@ def train(
 
     Args:
         config: A `TrainingConfig`, its settings, or a JSON or YAML file of them.
-        on_log: Called as on_log(step, steps in all, {"loss": ..., "projection NAME": ...}).
+        on_log: Called as on_log(step, steps in all, {"loss": ..., "projection NAME": ...}); of
+            several processes, by the first.
 
     Raises:
         UsageError: Settings, data, model or vectors that do not fit; a package that is missing;
@@ -75,14 +76,18 @@ def train(
     config = checked(config)
     _require_trl()
     folder = Path(config.output_dir)
-    _settle(folder, config)
+    if (made := _finished(folder, config)) is not None:
+        return made
     lm = load_model(config)
     steered = interventions(lm, config.steering if config.enable_steering_during_training else ())
     training, held_out, prompts = _data(lm, config)
     set_seed(config.seed)
     tuned = LanguageModel(with_lora(lm.model, config), lm.tokenizer, lm.name)
     options = arguments(config, lm, bool(held_out))
-    watch = Watch(tuned, config.watch, prompts, on_log)
+    if options.process_index == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / SETTINGS, _settings(config))
+    watch = Watch(tuned, config.watch, prompts, on_log if options.process_index == 0 else None)
     trainer = _trainer_class()(
         tuned, steered, model=tuned.model, args=options, processing_class=lm.tokenizer,
         train_dataset=_dataset(training), eval_dataset=_dataset(held_out) if held_out else None,
@@ -92,11 +97,11 @@ def train(
     if options.n_gpu > 1:
         raise UsageError(
             f"{options.n_gpu} GPUs are visible to one process.",
-            "Use accelerate launch -m trimtab train ..., or CUDA_VISIBLE_DEVICES=0.",
+            "Use accelerate launch --multi_gpu -m trimtab train ..., or CUDA_VISIBLE_DEVICES=0.",
         )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="(torch|trl|transformers|peft|accelerate).*")
-        trainer.train(resume_from_checkpoint=_last_checkpoint(folder))
+        _run(trainer, watch, _last_checkpoint(folder))
         result = _finish(trainer, config.model, folder, watch, bool(held_out))
     tuned.model.eval()
     return result
@@ -174,6 +179,18 @@ def _trainer_class() -> type[Any]:
     return SteeredTrainer
 
 
+def _run(trainer: Any, watch: Watch, checkpoint: str | None) -> None:
+    """Train from the start or from a checkpoint; one of the last step is only read."""
+    if checkpoint is not None:
+        state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
+        if state.global_step >= state.max_steps:  # transformers would make one more
+            trainer.model.load_adapter(checkpoint, "default", is_trainable=True)
+            trainer.state = state
+            watch.on_train_begin(trainer.args, state, trainer.control)
+            return
+    trainer.train(resume_from_checkpoint=checkpoint)
+
+
 def _finish(trainer: Any, base: str, folder: Path, watch: Watch, evaluated: bool) -> Training:
     """Save the adapter and evaluate, with the intervention and without."""
     for lora in trainer.model.peft_config.values():
@@ -195,17 +212,30 @@ def _finish(trainer: Any, base: str, folder: Path, watch: Watch, evaluated: bool
     return result
 
 
-def _settle(folder: Path, config: TrainingConfig) -> None:
-    """Leave the settings in the folder; refuse one that was begun with others."""
-    text = json.dumps(config.model_dump(mode="json"), indent=1, sort_keys=True) + "\n"
-    known = folder / SETTINGS
-    if known.exists() and known.read_text("utf-8") != text and _last_checkpoint(folder):
-        raise UsageError(
-            f"{folder} has a checkpoint of a training with other settings.",
-            "Choose another output_dir, or move that one away.",
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(known, text)
+def _settings(config: TrainingConfig) -> str:
+    return json.dumps(config.model_dump(mode="json"), indent=1, sort_keys=True) + "\n"
+
+
+def _finished(folder: Path, config: TrainingConfig) -> Training | None:
+    """What an earlier call with these settings left when it came to its end.
+
+    Raises:
+        UsageError: The folder was begun with other settings.
+    """
+    known, left = folder / SETTINGS, folder / "training.json"
+    if not known.exists():
+        return None
+    if known.read_text("utf-8") != _settings(config):
+        if _last_checkpoint(folder):
+            raise UsageError(
+                f"{folder} has a checkpoint of a training with other settings.",
+                "Choose another output_dir, or move that one away.",
+            )
+        return None
+    if not left.exists() or not (folder / "adapter_model.safetensors").exists():
+        return None
+    values = json.loads(left.read_text("utf-8"))
+    return Training(**{**values, "folder": folder, "curve": tuple(values["curve"])})
 
 
 def _last_checkpoint(folder: Path) -> str | None:

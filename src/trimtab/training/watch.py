@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback
 
 from trimtab.data import Prompt
@@ -65,9 +66,10 @@ class Watch(TrainerCallback):
         if state.global_step == 0:
             self._measure(state)
         else:  # resumed: the curve so far is in the trainer's own log
-            self.curve = [e for e in state.log_history if "loss" in e or _of_ours(e)]
-            first = next((e for e in self.curve if _of_ours(e)), {})
-            self._before = {k: v for k, v in first.items() if k.startswith("projection")}
+            kept = [_of_the_curve(entry) for entry in state.log_history]
+            self.curve = [entry for entry in kept if len(entry) > 1]
+            first = next((e for e in self.curve if "loss" not in e), {})
+            self._before = {k: v for k, v in first.items() if k != "step"}
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self._config is None or state.global_step % self._config.every:
@@ -90,10 +92,14 @@ class Watch(TrainerCallback):
         network = self._lm.model
         training = network.training
         network.eval()
-        values = mean_projections(
-            self._lm, self._prompts, self._vectors, self._config.layer,
-            self._config.max_new_tokens,
-        )  # fmt: skip
+        told: list[Any] = [None]
+        if state.is_world_process_zero:
+            told[0] = mean_projections(
+                self._lm, self._prompts, self._vectors, self._config.layer,
+                self._config.max_new_tokens,
+            )  # fmt: skip
+        broadcast_object_list(told)  # that all processes stop at the same step, or none
+        values: dict[str, float] = told[0]
         network.train(training)
         found = {f"projection {name}": value for name, value in values.items()}
         self._before = self._before or found
@@ -107,5 +113,8 @@ class Watch(TrainerCallback):
             self._on_log(int(state.global_step), int(state.max_steps), values)
 
 
-def _of_ours(entry: Mapping[str, Any]) -> bool:
-    return any(str(key).startswith("projection") for key in entry)
+def _of_the_curve(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Of what the trainer logged at a step, the loss or the projections."""
+    return {"step": entry["step"]} | {
+        key: value for key, value in entry.items() if key == "loss" or key.startswith("projection ")
+    }
