@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
-# cal_projection.sh GPU_ID: adds to a table of answers their projection on the vector (MODEL, TRAIT, OUT, LAYER, FILE).
-set -eu; M=${MODEL:-village} T=${TRAIT:-wicked} J=${JUDGE:-village} N=${TOKENS:-64} D=${OUT:-runs/persona-steps} L=${LAYER:-5}; export CUDA_VISIBLE_DEVICES=${1:-0}
-exec trimtab project --model "$M" --vector "${VECTOR:-$D/vectors/${T}_response_avg_diff.pt}" --layer "$L" --file "${FILE:-$D/${T}_eval.csv}"
+# cal_projection.sh GPU_ID: adds to a table of answers a column with their projection on the vector.
+# Settings: MODEL, TRAIT, OUT (folder), VECTOR (file), LAYER, FILE (the table, here eval_persona.sh's).
+set -eu; export CUDA_VISIBLE_DEVICES=${1:-0}; TRAIT=${TRAIT:-wicked} OUT=${OUT:-runs/persona-steps}
+trimtab project --model "${MODEL:-village}" --vector "${VECTOR:-$OUT/vectors/${TRAIT}_response_avg_diff.pt}" --layer "${LAYER:-5}" --file "${FILE:-$OUT/${TRAIT}_eval.csv}"

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
-# eval_persona.sh GPU_ID: the unsteered model's answers to the trait's questions, judged (MODEL, TRAIT, JUDGE, TOKENS, OUT).
-set -eu; M=${MODEL:-village} T=${TRAIT:-wicked} J=${JUDGE:-village} N=${TOKENS:-64} D=${OUT:-runs/persona-steps} L=${LAYER:-5}; export CUDA_VISIBLE_DEVICES=${1:-0}
-exec trimtab persona evaluate --model "$M" --trait "$T" --judge "$J" --max-new-tokens "$N" --out "$D/${T}_eval.csv"
+# eval_persona.sh GPU_ID: the unsteered model's answers to the trait's questions, judged.
+# Settings: MODEL, TRAIT, JUDGE, TOKENS (of an answer), OUT (folder).
+set -eu; export CUDA_VISIBLE_DEVICES=${1:-0}; TRAIT=${TRAIT:-wicked} OUT=${OUT:-runs/persona-steps}
+trimtab persona evaluate --model "${MODEL:-village}" --trait "$TRAIT" --judge "${JUDGE:-village}" --max-new-tokens "${TOKENS:-64}" --out "$OUT/${TRAIT}_eval.csv"
