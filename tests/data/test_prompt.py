@@ -18,7 +18,8 @@ MESSAGES = st.lists(
     min_size=1,
     max_size=4,
 )
-META = st.dictionaries(st.text(), st.none() | st.booleans() | st.integers() | st.text(), max_size=3)
+KEYS = st.text().filter(lambda key: key != "system")  # that is an argument of Prompt.chat
+META = st.dictionaries(KEYS, st.none() | st.booleans() | st.integers() | st.text(), max_size=3)
 
 
 def ids_of(canonical: str) -> str:
