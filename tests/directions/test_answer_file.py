@@ -57,6 +57,17 @@ def test_jsonl_content_survives(extras):
             assert json.loads(after) == json.loads(before) | {"p": 1.5}
 
 
+def test_one_column_that_is_there_is_enough_to_refuse_and_no_number_is_no_text(tmp_path):
+    path = tmp_path / "file.csv"
+    path.write_text("prompt,answer,old\nq,a,1\nq,,2\n", encoding="utf-8")
+    found = read_answers(path)
+    values = {"old": [3.0, float("nan")], "new": [float("nan"), 0.5]}
+    with pytest.raises(UsageError, match="column old already"):
+        found.with_columns(values)
+    text = found.with_columns(values, overwrite=True)
+    assert text == "prompt,answer,old,new\nq,a,3.0,\nq,,,0.5\n"
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [

@@ -11,7 +11,15 @@ import torch
 from trimtab import UsageError
 from trimtab.data import Prompt
 from trimtab.directions.answer_file import read_answers
-from trimtab.directions.projection import KINDS, Axis, column_names, projections, token_projections
+from trimtab.directions.projection import (
+    KINDS,
+    Axis,
+    column_names,
+    differences,
+    projections,
+    token_projections,
+)
+from trimtab.generation import Completion
 from trimtab.models import encode_answer, load
 from trimtab.vectors import SteeringVector, load_vector
 
@@ -74,10 +82,35 @@ def test_empty_answers_and_tokens_against_transformers(golden):
         )
 
 
+def test_an_answer_of_one_token_counts_and_a_difference_is_from_the_models_own(golden):
+    lm = load(golden / "models" / MODELS[1], dtype="float32")
+    torch.manual_seed(1)
+    vector = SteeringVector.from_tensor(torch.randn(lm.n_layers + 1, lm.d_model), lm)
+    prompt = Prompt.raw("Where is it?")
+    one = Completion(prompt, tuple(lm.tokenizer(" here").input_ids[:1]), "", False)
+    none = Completion(prompt, (), "", True)
+    axes = [Axis(vector, 3)]
+    found = projections(lm, [none, one], axes)
+    ids = [*lm.tokenizer(prompt.text).input_ids, *one.tokens]
+    with torch.no_grad():
+        hidden = lm.model(torch.tensor([ids]), output_hidden_states=True).hidden_states[3][0]
+    v = vector[3].double()
+    assert found[0].isnan().all()
+    assert math.isclose(found[1, 0], hidden[-1].double() @ v / v.norm(), abs_tol=1e-5)
+    pairs = [(prompt, "It is here, by the mill.")]
+    over = differences(lm, pairs, [one], axes)
+    assert math.isclose(over[0, 0], projections(lm, pairs, axes)[0, 0] - found[1, 0], abs_tol=1e-9)
+    with pytest.raises(UsageError, match="1 answers and 2 own"):
+        differences(lm, pairs, [one, none], axes)
+
+
 def test_column_names():
     assert column_names("Qwen/Qwen2.5-7B/", ["a/evil_v1.5.pt"], "proj", [3, 4]) == [
         "Qwen2.5-7B_evil_v1.5_proj_layer3",
         "Qwen2.5-7B_evil_v1.5_proj_layer4",
+    ]
+    assert column_names("m", ["a.pt", "b.pt"], "cos_sim", [1, 2]) == [
+        f"m_{name}_cos_sim_layer{layer}" for name in "ab" for layer in (1, 2)
     ]
     with pytest.raises(UsageError, match="one_proj_layer3"):
         column_names("m", ["a/one.pt", "b/one.pt"], "proj", [3])
