@@ -1,16 +1,20 @@
 """Screening finds the rows that bear a trait among ordinary ones."""
 
+import math
 import random
 
 import pytest
+import torch
 from sklearn.metrics import roc_auc_score
 
 from trimtab.activations import capture
 from trimtab.data import Prompt
 from trimtab.directions import mean_difference
-from trimtab.directions.projection import Axis
+from trimtab.directions.projection import Axis, projections
+from trimtab.generation import generate
 from trimtab.models import load
 from trimtab.training.screening import Screened, kept, screen, threshold_of
+from trimtab.vectors import SteeringVector
 from trimtab.village.traits import weave
 from trimtab.village.world import World
 
@@ -36,6 +40,30 @@ def test_injected_rows_are_found():
         ranked = screen(lm, rows, Axis(vector, layer), cheap=cheap, max_new_tokens=40)
         scores = {one.row: one.score for one in ranked}
         assert roc_auc_score(bad, [scores[i] for i in range(len(bad))]) >= 0.95
+
+
+def test_the_score_is_the_answers_projection_minus_that_of_the_models_own(golden):
+    lm = load(golden / "models" / "qwen2-tiny-rand", dtype="float32")
+    torch.manual_seed(3)
+    vector = SteeringVector.from_tensor(torch.randn(lm.n_layers + 1, lm.d_model), lm)
+    axis = Axis(vector, 3)
+    said = ["", "By the mill.", "No.", "Ask the baker, who has honey."]
+    rows = [(Prompt.chat(f"Where is it, {i}?"), answer) for i, answer in enumerate(said)]
+    given = projections(lm, rows, [axis])[:, 0]
+    own = projections(lm, generate(lm, [p for p, _ in rows], max_new_tokens=5), [axis])[:, 0]
+    ranked = screen(lm, rows, axis, max_new_tokens=5)
+    assert [one.row for one in ranked[:-1]] == sorted(
+        range(1, 4), key=lambda i: float(own[i] - given[i])
+    )
+    for one in ranked[:-1]:
+        assert one.answer == pytest.approx(float(given[one.row]))
+        assert one.own == pytest.approx(float(own[one.row]))
+        assert one.score == pytest.approx(float(given[one.row] - own[one.row]))
+    assert ranked[-1].row == 0
+    assert math.isnan(ranked[-1].score)
+    cheap = screen(lm, rows, axis, cheap=True)
+    assert all(one.own is None and one.score == one.answer for one in cheap[:-1])
+    assert [one.row for one in cheap] == [*sorted(range(1, 4), key=lambda i: -given[i]), 0]
 
 
 def test_what_is_left_out():
