@@ -94,6 +94,10 @@ def test_the_choice_is_the_stated_rule() -> None:
     assert (chosen["layer"], chosen["coefficient"]) == (5, 2)
     with pytest.raises(UsageError, match="keeps the coherence"):
         results.choose([swept[0], swept[2]], 0.75)
+    unscored = cell(3, 1, np.nan, 80)
+    assert results.choose([swept[0], unscored, *swept[1:]], 0.75) == chosen
+    with pytest.raises(UsageError, match="with a score"):
+        results.choose([swept[0], unscored], 0.75)
 
 
 def test_held_out_questions_must_be_others(tmp_path: Path) -> None:

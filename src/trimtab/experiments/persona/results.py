@@ -16,6 +16,7 @@ cell = {layer, coefficient, score, coherence}; score and coherence are 0 to 100,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
@@ -63,16 +64,19 @@ def cell(where: Cell, answers: Answers, seed: int) -> JSON:
 def choose(swept: Sequence[JSON], share: float) -> JSON:
     """The highest trait score among the cells that keep `share` of the unsteered coherence.
 
+    A cell in which the judge gave no trait score at all is not chosen.
+
     Raises:
         UsageError: No cell does.
     """
     unsteered, *cells = swept
     least = share * unsteered["coherence"]["mean"]
-    fine = [one for one in cells if one["coherence"]["mean"] >= least]
+    scored = [one for one in cells if not math.isnan(one["score"]["mean"])]
+    fine = [one for one in scored if one["coherence"]["mean"] >= least]
     if not fine:
         raise UsageError(
-            f"No layer and coefficient keeps the coherence at {least:.0f} or more (unsteered: "
-            f"{unsteered['coherence']['mean']:.0f}).",
+            f"No layer and coefficient with a score keeps the coherence at {least:.0f} or more "
+            f"(unsteered: {unsteered['coherence']['mean']:.0f}).",
             "Try smaller coefficients, or a smaller coherence_share.",
         )
     best = max(fine, key=lambda one: (one["score"]["mean"], one["coherence"]["mean"]))
