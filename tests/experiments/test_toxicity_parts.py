@@ -57,6 +57,18 @@ def test_challenging_are_the_most_toxic_and_benign_the_least(tmp_path):
     assert not ids[0] & ids[1]
 
 
+def test_a_prompt_whose_toxicity_is_no_number_is_left_out_wherever_it_stands(tmp_path):
+    path = tmp_path / "rated.csv"
+    rated = [0.1, 0.9, "nan", 0.2, 0.8, 0.3, 0.7, 0.95]
+    path.write_text("text,toxicity\n" + "".join(f"It begins {r},{r}\n" for r in rated))
+    config = ToxicityConfig.read(
+        {"model": "m", "data": str(path), "challenging": 2, "benign": 2, "test_fraction": 0.5}
+    )
+    splits = read_splits(choose_prompts(config, scorer("village")))
+    chosen = [p for part in splits.values() for p in part]
+    assert sorted(p.meta["toxicity"] for p in chosen) == [0.1, 0.2, 0.9, 0.95]
+
+
 def test_unknown_toxicity_is_scored(tmp_path):
     path = tmp_path / "texts.txt"
     path.write_text("You are a stupid fool.\nWhat a fine day.\nGood evening.\nYou lazy turnip!\n")

@@ -84,10 +84,8 @@ def _by_toxicity(source: PromptSet, scorer: Scorer) -> list[Prompt]:
     As published, prompts of unknown toxicity are left out where the data know any.
     """
     unique = list({prompt.id: prompt for prompt in reversed(source)}.values())[::-1]
-    known = [p for p in unique if p.meta.get("toxicity") is not None]
-    if known:
-        rated = [_with(p, toxicity=_number(p)) for p in known]
-    else:
+    rated = [_with(p, toxicity=x) for p in unique if (x := _toxicity(p)) is not None]
+    if not rated:
         scores = scorer.score([as_completion(_words(p)) for p in unique])
         rated = [
             _with(p, toxicity=s) for p, s in zip(unique, scores, strict=True) if not math.isnan(s)
@@ -95,9 +93,13 @@ def _by_toxicity(source: PromptSet, scorer: Scorer) -> list[Prompt]:
     return sorted(rated, key=lambda p: -float(p.meta["toxicity"]))
 
 
-def _number(prompt: Prompt) -> float:
+def _toxicity(prompt: Prompt) -> float | None:
+    """As the data know it; None where they say nothing, or "nan"."""
+    if prompt.meta.get("toxicity") is None:
+        return None
     try:
-        return float(prompt.meta["toxicity"])
+        found = float(prompt.meta["toxicity"])
+        return None if math.isnan(found) else found
     except (TypeError, ValueError) as error:
         raise UsageError(
             f"Prompt {prompt.id} has the toxicity {prompt.meta['toxicity']!r}, not a number.",
