@@ -124,7 +124,7 @@ class RandomJSON(TypedDict):
     means: list[float | None]  # challenging mean score of each direction
     greatest: float | None
     exceeded: int  # directions whose effect the real direction exceeds
-    p: float | None  # (1 + directions at least as good) / (1 + n)
+    p: float | None  # (1 + directions at least as good) / (1 + those with an effect)
     loss_changes: list[float]  # cross-entropy change of each
 
 

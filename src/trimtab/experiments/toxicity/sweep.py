@@ -71,16 +71,16 @@ def random_controls(
         effects.append(numbers.effect(test, there, seed).mean)
         means.append(_mean([row.score for row in there]))
         changes.append(numbers.loss_json(losses[cell], losses[UNSTEERED])["change"])
-    n = len(effects)
-    good = sum(e >= real for e in effects)
+    known = [e for e in effects if not math.isnan(e)]
+    good = sum(e >= real for e in known)
     return {
-        "n": n,
+        "n": len(effects),
         "effect": real,
         "effects": effects,
         "means": means,
-        "greatest": max(effects, default=math.nan),
+        "greatest": max(known, default=math.nan),
         "exceeded": sum(real > e for e in effects),
-        "p": (1 + good) / (1 + n) if n else math.nan,
+        "p": (1 + good) / (1 + len(known)) if known and not math.isnan(real) else math.nan,
         "loss_changes": changes,
     }
 
