@@ -69,10 +69,11 @@ def toxicity(
 
     from trimtab.experiments.toxicity.experiment import run
 
-    folders = [_run(run, config, options.runs) for config in configs]
-    if len(folders) > 1:
-        from trimtab.reports import write_comparison
+    from trimtab.experiments.shards import current
+    from trimtab.reports import write_comparison
 
+    folders = [_run(run, config, options.runs) for config in configs]
+    if len(folders) > 1 and not current():
         page = folders[0].parent / "comparison.html"
         print(f"comparison: {write_comparison(folders, page)}")
 
@@ -141,13 +142,17 @@ def finetune(*, options: Options = DEFAULTS, **setting: str) -> None:
 def _run(
     experiment: "Callable[[AnyConfig, Path, Progress], Path]", config: "AnyConfig", runs: Path
 ) -> Path:
-    """Do an experiment and write its page. Returns the run folder."""
+    """Do an experiment and write its page, or do this shard's share. Returns the run folder."""
     from trimtab.cli.progress import progress
+    from trimtab.experiments.shards import current
     from trimtab.reports import write_report
 
     with progress() as tell:
         folder = experiment(config, runs, tell)
-    print(f"report: {write_report(folder)}", flush=True)
+    if shard := current():
+        print(f"shard {shard}: its share is in {folder}", flush=True)
+    else:
+        print(f"report: {write_report(folder)}", flush=True)
     return folder
 
 

@@ -77,7 +77,8 @@ class RunFolder:
             UsageError: It belongs to another configuration.
         """
         self.shard = shards.current()
-        self.path = self.shard.folder(Path(path)) if self.shard else Path(path)
+        self.run = Path(path)
+        self.path = self.shard.folder(self.run) if self.shard else self.run
         self.config = dict(config)
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
@@ -161,12 +162,14 @@ class RunFolder:
     def pin(self, name: str, value: Any) -> None:
         """Record what the run was begun with; refuse to go on with something else."""
         value = json.loads(json.dumps(value))
-        known = self.manifest["pins"].setdefault(name, value)
-        if known != value:
-            raise UsageError(
-                f"The run in {self.path} was begun with {name} {known}, and now it is {value}.",
-                "Bring the former back, or move the run folder away to begin afresh.",
-            )
+        self.manifest["pins"].setdefault(name, value)
+        others = [json.loads(m.read_text("utf-8")) for m in shards.found(self.run, "manifest.json")]
+        for manifest in [self.manifest, *others]:
+            if (known := manifest["pins"].get(name, value)) != value:
+                raise UsageError(
+                    f"The run in {self.run} was begun with {name} {known}, and now it is {value}.",
+                    "Bring the former back, or move the run folder away to begin afresh.",
+                )
         self._save_manifest()
 
     def finish(self) -> None:
@@ -250,10 +253,22 @@ class RunFolder:
         path = self.path / name
         return json.loads(path.read_text("utf-8")) if path.exists() else None
 
-    def value(self, name: str, make: Callable[[], Any]) -> Any:
-        """A JSON value computed once: read back if it is there, else made and written."""
+    def value(self, name: str, make: Callable[[], Any], beside: Sequence[str] = ()) -> Any:
+        """A JSON value computed once: read back, or taken from a shard, or else made and written.
+
+        Args:
+            name: Its path inside the run folder.
+            make: Computes it; one shard does, while the others wait for it.
+            beside: Paths of the files that `make` writes.
+        """
         if (found := self.read_json(name)) is None:
-            self.write_json(name, make(), digits=None)
+            with shards.turn(self.run, name) if self.shard else contextlib.nullcontext():
+                if made := shards.found(self.run, name):
+                    there = made[0].parents[len(Path(name).parts) - 1]
+                    for file in [*beside, name]:  # the value last: it says that all is there
+                        self.write_bytes(file, (there / file).read_bytes())
+                else:
+                    self.write_json(name, make(), digits=None)
             found = self.read_json(name)
         return found
 

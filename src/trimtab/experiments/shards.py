@@ -1,8 +1,9 @@
 """Several processes on one run: each makes a share of the units of work, in a folder of its own.
 
 Shard k of n works in `<run folder>/shards/k-of-n`, a run folder of the same configuration. Unit i
-is due from shard i mod n + 1; a unit whose shard is not running is made by another. The ordinary
-run takes the rows it finds there instead of making them, so its results are those of one process.
+is due from shard i mod n + 1; a unit whose shard is not running is made by another. So a shard ends
+when all units are made, whoever made them; it writes no results. The ordinary run takes the rows it
+finds there instead of making them, so its results are those of one process.
 """
 
 from __future__ import annotations
@@ -46,6 +47,9 @@ class Shard:
             )
         return cls(int(match[1]), int(match[2]))
 
+    def __str__(self) -> str:
+        return f"{self.number}/{self.of}"
+
     def folder(self, run: Path) -> Path:
         """Where it works."""
         return run / SHARDS / f"{self.number}-of-{self.of}"
@@ -69,10 +73,28 @@ def working_as(shard: Shard | None) -> Iterator[None]:
         _current.reset(token)
 
 
+def found(run: Path, name: str) -> list[Path]:
+    """The files of this name that an ordinary run and shards have."""
+    return [path for path in [run / name, *sorted((run / SHARDS).glob(f"*/{name}"))]
+            if path.exists()]  # fmt: skip
+
+
+@contextlib.contextmanager
+def turn(run: Path, name: str) -> Iterator[None]:
+    """Wait until no other shard is inside for this name; a shard that dies makes room."""
+    path = run / SHARDS / ".turns" / f"{name.replace('/', '+')}.lock"
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a")
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def made(run: Path, name: str, sizes: Sequence[int]) -> dict[int, list[Row]]:
     """The complete units that shards, or an ordinary run, have in their files of this name."""
     units: dict[int, list[Row]] = {}
-    for path in [run / name, *sorted((run / SHARDS).glob(f"*/{name}"))]:
+    for path in found(run, name):
         for unit, rows in units_of(path, sizes)[0].items():
             units.setdefault(unit, rows)
     return units

@@ -19,10 +19,12 @@ from typing import Any
 from sklearn.metrics import roc_auc_score
 
 from trimtab.data import Prompt
+from trimtab.errors import UsageError
 from trimtab.experiments.finetune.bench import ARMS, Bench, Chats
 from trimtab.experiments.finetune.config import FinetuneConfig
 from trimtab.experiments.finetune.results import results
 from trimtab.experiments.run_folder import Progress, RunFolder, quiet, run_path
+from trimtab.experiments.shards import current
 from trimtab.interventions import Add, steer
 from trimtab.models import LanguageModel
 from trimtab.scoring.loss import TokenSequence, losses, total
@@ -55,10 +57,14 @@ def run(config: FinetuneConfig, runs_root: Path | str = "runs", progress: Progre
         The run folder; `results.py` says what its results.json holds.
 
     Raises:
-        UsageError: The configuration does not fit the model or an existing folder, or trl is
-            not installed.
+        UsageError: The configuration does not fit the model or an existing folder, trl is not
+            installed, or this process is a shard.
         RunError: The folder is in use, or the disk is full.
     """
+    if current():
+        raise UsageError(
+            "Fine-tuning is not divided among shards.", "Leave out --shard, or --shards."
+        )
     values = config.model_dump(mode="json")
     path = run_path(Path(runs_root), "finetune", config.model, values)
     with RunFolder(path, "finetune", values) as folder:

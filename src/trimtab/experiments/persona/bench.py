@@ -62,14 +62,17 @@ class Bench:
     def open(cls, config: PersonaConfig, folder: RunFolder, progress: Progress) -> Bench:
         """Load the model and open the judge; its answers are kept beside the run folders.
 
+        Those of a shard are kept in its own folder: SQLite is not for several nodes.
+
         Raises:
             UsageError: The model or the judge cannot be opened, or the weights are not those the
                 run began with.
         """
+        kept = folder.path if folder.shard else folder.path.parent
         with folder.step("load"):
             judge = open_judge(
                 config.judge, base_url=config.judge_url, device=config.device,
-                cache=config.judge_cache or folder.path.parent / "judge.sqlite",
+                cache=config.judge_cache or kept / "judge.sqlite",
             )  # fmt: skip
             lm = model_of(config.backend, load_model(config, folder))
         return cls(config, folder, lm, judge, progress)

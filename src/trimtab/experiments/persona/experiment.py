@@ -18,7 +18,7 @@ from trimtab.experiments.grid import UNSTEERED, Cell
 from trimtab.experiments.persona import results
 from trimtab.experiments.persona.bench import JSON, Answers, Bench
 from trimtab.experiments.persona.config import PersonaConfig
-from trimtab.experiments.persona.extraction import extract
+from trimtab.experiments.persona.extraction import PLACES, extract
 from trimtab.experiments.persona.rollouts import (
     MISSING,
     Side,
@@ -90,13 +90,15 @@ def _steps(bench: Bench, traits: Sequence[_Pair]) -> None:
     for pair in traits:
         name = pair.development.name
         vectors[name], found[name] = _one_trait(bench, pair)
+    # Beside the results, for a resumed run finds in the cache what the first one paid for.
+    bench.folder.write_json("judge.json", asdict(bench.judge.usage))
+    if bench.folder.shard:
+        return  # all units are made; the run that merges them has the results
     with bench.folder.step("results"):
         bench.folder.write_json(
             "results.json",
             results.heading(bench) | {"traits": found, "cosines": results.cosines(vectors)},
         )
-        # Beside the results, for a resumed run finds in the cache what the first one paid for.
-        bench.folder.write_json("judge.json", asdict(bench.judge.usage))
 
 
 def _one_trait(bench: Bench, pair: _Pair) -> tuple[SteeringVector, JSON]:
@@ -154,7 +156,8 @@ def _vector(bench: Bench, name: str) -> tuple[SteeringVector, JSON]:
         found.save(folder.path / "vectors")
         return results.kept(found.kept)
 
-    kept: JSON = folder.value(f"vectors/{name}.json", make)
+    files = [f"vectors/{name}_{p}_diff.{kind}" for p in PLACES for kind in ("pt", "safetensors")]
+    kept: JSON = folder.value(f"vectors/{name}.json", make, beside=files)
     stem = f"{name}_{config.place}_diff.safetensors"
     return SteeringVector.load(folder.path / "vectors" / stem), kept
 

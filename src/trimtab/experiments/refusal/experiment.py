@@ -110,6 +110,8 @@ def _steps(bench: Bench) -> None:
         losses = _losses(bench, direction, chosen.layer)
     with folder.step("claims"):
         checked = _claims(bench, sets, reports, direction, chosen, filtering["tokens"]["ids"])
+    if folder.shard:
+        return  # all units are made; the run that merges them has the results
     with folder.step("results"):
         found = Found(sets, reports, filtering, directions, candidates, chosen, addition, made,
                       verdicts, losses, checked)  # fmt: skip
@@ -151,10 +153,15 @@ def _filtered(config: RefusalConfig, sets: Sets, scores: dict[str, list[float]])
 
 
 def _directions(bench: Bench, sets: Sets) -> Float[Tensor, "p n d"]:
-    path = bench.folder.path / "generate_directions" / files.MEAN_DIFFS
-    if not path.exists():
+    name = f"generate_directions/{files.MEAN_DIFFS}"
+    path = bench.folder.path / name
+
+    def make() -> JSON:
         made = mean_differences(bench.lm, sets["harmful_train"], sets["harmless_train"])
         write_tensor(path, made)
+        return {"shape": list(made.shape)}
+
+    bench.folder.value("generate_directions/shape.json", make, beside=[name])
     return files.read_mean_diffs(path)
 
 

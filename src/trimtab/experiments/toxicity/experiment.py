@@ -206,6 +206,8 @@ def _steps(bench: Bench, published: PublishedFiles) -> None:
             folder, lm, config, begun.development, "sweep", [*swept, *controls], progress
         )
         own = own_losses(folder, lm, "sweep", [*test, *sweep_rows], progress)
+    if folder.shard:
+        return  # all units are made; the run that merges them has the results
     with folder.step("results"):
         results: JSON = bench.heading(begun.splits, begun.direction, begun.baseline) | {
             "layers": analysis,

@@ -82,7 +82,7 @@ def make_vector(
             "residual_norms": [float(x) for x in both],
         }
 
-    about = folder.value("vectors/toxicity.json", make)
+    about = folder.value("vectors/toxicity.json", make, beside=[VECTOR_FILE])
     return SteeringVector.load(folder.path / VECTOR_FILE), about
 
 
