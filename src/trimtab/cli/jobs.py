@@ -1,5 +1,6 @@
 """`trimtab jobs`: what became of the jobs that --slurm submitted."""
 
+import shlex
 from pathlib import Path
 
 
@@ -16,6 +17,7 @@ def jobs(*, runs: Path = Path("runs"), lines: int = 5) -> None:
     from trimtab.scale.jobs import jobs as submitted
 
     for job in submitted(runs, lines):
-        print(f"{job.id}  {job.state}  trimtab {' '.join(job.words)}")
+        killed = f" (killed {job.kills} times)" if job.kills else ""
+        print(f"{job.id}  {job.state}{killed}  trimtab {shlex.join(job.words)}")
         for line in job.log:
             print(f"    {line}")

@@ -2,6 +2,8 @@
 
 A job is the command line itself. With shards, or several models, an array of jobs makes the units
 of work, and a job that waits for the array runs the command as given: it takes what the array made.
+A job that dies before its command has ended is queued again (`requeue.sh`, and `work.Merge` where
+Slurm's own script died), and the run folder goes on from what is there.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import datetime
 import itertools
 import json
 import re
-import signal
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,16 +21,22 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.errors import RunError, UsageError
+from trimtab.files import reading
+from trimtab.scale.queue import WAITING, states
+from trimtab.scale.work import KILLS, Command, Merge
 
 JOBS = "jobs"
 RECORD = "submitted.jsonl"
-REQUEUES = 20  # of a job that a signal ended; then it fails
+REQUEUES = 20  # of a job that ran out of time; then it fails
+LEAD = 90  # seconds before the time is up in which a job queues itself again
+UNDIVIDED = ("finetune",)
 OPTIONS = {  # ours -> sbatch's, as submitit names it
     "partition": "partition", "gpus": "gpus_per_node", "time": "time", "memory": "mem",
     "cpus": "cpus_per_task", "account": "account", "qos": "qos", "constraint": "constraint",
     "nodelist": "nodelist", "gres": "gres",
 }  # fmt: skip
 DEFAULT_MINUTES = 240
+REQUEUE = Path(__file__).with_name("requeue.sh")
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,8 @@ def read_request(words: Sequence[str]) -> Request | None:
     shards = options.pop("shards", "1")
     if not shards.isdigit() or int(shards) < 1:
         raise UsageError(f"--shards cannot be {shards!r}.", "Write --shards 8.")
+    if int(shards) > 1 and set(kept[1:2]) & set(UNDIVIDED):
+        raise UsageError(f"{kept[1]} is not divided among shards.", "Leave out --shards.")
     return Request(tuple(kept), options, int(shards))
 
 
@@ -86,52 +96,56 @@ def submit(request: Request) -> list[str]:
     """Submit it; returns the ids of the jobs, an array's as `17_0`, the last the one that merges.
 
     Raises:
-        UsageError: submitit or Slurm is not here, or a time cannot be read.
+        UsageError: submitit or Slurm is not here, a time cannot be read, or jobs of the same
+            command are in the queue.
         RunError: Slurm refuses the job.
     """
-    folder = jobs_folder(request.words)
+    folder, words = jobs_folder(request.words).absolute(), list(request.words)
     executor = _executor(folder)
     executor.update_parameters(**_parameters(request.options))
+    _check_queue(folder, words)
     array = commands(request)
     submitit = _submitit()
     try:
-        shards = executor.map_array(Command(), array) if array else []
+        shards = executor.map_array(Command(str(folder)), array) if array else []
         if shards:
             waited = ":".join(sorted({job.job_id.split("_")[0] for job in shards}))
             executor.update_parameters(dependency=f"afterany:{waited}")
-        last = executor.submit(Command(), list(request.words))
+        ids = [job.job_id for job in shards]
+        each = request.shards
+        shares = tuple(tuple(ids[i : i + each]) for i in range(0, len(ids), each))
+        last = executor.submit(Merge(str(folder), shares), words)
     except (submitit.core.utils.FailedJobError, subprocess.CalledProcessError) as error:
         raise RunError(
             f"Slurm refuses the job: {error}.", "See sinfo for partitions and limits."
         ) from error
-    jobs = [*zip(shards, array, strict=True), (last, list(request.words))]
-    _record(folder, [(job.job_id, words) for job, words in jobs])
-    return [job.job_id for job, _ in jobs]
+    jobs = [*zip(ids, array, strict=True), (last.job_id, words)]
+    _record(folder, jobs, words)
+    return [job for job, _ in jobs]
 
 
-class Command:
-    """One command line, as submitit runs it; stopped by a signal, it is queued again."""
-
-    def __call__(self, words: Sequence[str]) -> str:
-        """Run it.
-
-        Raises:
-            RuntimeError: The command's status is not 0.
-        """
-        status = subprocess.call([sys.executable, "-m", "trimtab", *words], preexec_fn=_deaf)
-        if status:
-            raise RuntimeError(f"trimtab {' '.join(words)} ended with status {status}.")
-        return "done"
-
-    def checkpoint(self, words: Sequence[str]) -> Any:
-        """What to queue again before a time-out or preemption: the same; the run folder goes on."""
-        return _submitit().helpers.DelayedSubmission(self, words)
+def _check_queue(folder: Path, words: list[str]) -> None:
+    """Refuse to do the same twice at once."""
+    known = [row["job"] for row in recorded(folder) if row["command"] == words]
+    state = states(known) if known else {}
+    if here := [job for job in known if state.get(job) in WAITING]:
+        raise UsageError(
+            f"Jobs of this command are in the queue: {' '.join(here)}.",
+            f"Wait for them, or stop them first: scancel {' '.join(_whole(here))}",
+        )
 
 
-def _deaf() -> None:
-    """Leave Slurm's warnings to submitit, which queues the job again; SIGKILL ends the command."""
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def _whole(jobs: Sequence[str]) -> list[str]:
+    return sorted({job.split("_")[0] for job in jobs}, key=int)
+
+
+def recorded(folder: Path) -> list[dict[str, Any]]:
+    """The submitted jobs, oldest first: {job, words, command, submitted}; none if no file."""
+    path = folder / RECORD
+    if not path.exists():
+        return []
+    with reading(path):
+        return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
 def jobs_folder(words: Sequence[str]) -> Path:
@@ -142,7 +156,9 @@ def jobs_folder(words: Sequence[str]) -> Path:
 def _executor(folder: Path) -> Any:
     submitit = _submitit()
     try:
-        return submitit.SlurmExecutor(folder=folder, max_num_timeout=REQUEUES)
+        # submitit writes `PYTHON -u -m submitit...` into the batch script; ours goes around it.
+        around = shlex.join(["bash", str(REQUEUE), str(folder), str(KILLS), sys.executable])
+        return submitit.SlurmExecutor(folder=folder, max_num_timeout=REQUEUES, python=around)
     except RuntimeError as error:
         raise UsageError(
             f"There is no Slurm here: {error}.", "Run this where sbatch is, or leave out --slurm."
@@ -164,13 +180,9 @@ def _parameters(options: Mapping[str, str]) -> dict[str, Any]:
     for number in ("gpus_per_node", "cpus_per_task"):
         if str(named.get(number, "")).isdigit():
             named[number] = int(named[number])
-    # A step that a signal ended is queued again by its script; after 255, submitit has done so.
-    again = (
-        "trap 'code=$?; if [ $code -gt 128 ] && [ $code -lt 255 ] && "
-        f"[ ${{SLURM_RESTART_COUNT:-0}} -lt {REQUEUES} ]; "
-        "then scontrol requeue $SLURM_JOB_ID; fi; exit $code' EXIT"
-    )
-    return {**named, "job_name": "trimtab", "setup": [again],
+    # srun is in requeue.sh. A short job warns later: a quarter of its time before the end.
+    return {**named, "job_name": "trimtab", "use_srun": False,
+            "signal_delay_s": min(LEAD, 15 * named["time"]),
             "additional_parameters": {"requeue": True}}  # fmt: skip
 
 
@@ -194,11 +206,12 @@ def minutes(text: str) -> int:
     return max(1, total)
 
 
-def _record(folder: Path, jobs: Sequence[tuple[str, list[str]]]) -> None:
+def _record(folder: Path, jobs: Sequence[tuple[str, list[str]]], command: list[str]) -> None:
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     with (folder / RECORD).open("a", encoding="utf-8") as file:
         for job, words in jobs:
-            file.write(json.dumps({"job": job, "words": words, "submitted": now}) + "\n")
+            row = {"job": job, "words": words, "command": command, "submitted": now}
+            file.write(json.dumps(row) + "\n")
 
 
 def _values(words: Sequence[str], name: str) -> list[str]:
