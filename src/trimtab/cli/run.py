@@ -67,9 +67,8 @@ def toxicity(
         for chosen in ([{"model": one} for one in model] if model else [{}])
     ]
 
-    from trimtab.experiments.toxicity.experiment import run
-
     from trimtab.experiments.shards import current
+    from trimtab.experiments.toxicity.experiment import run
     from trimtab.reports import write_comparison
 
     folders = [_run(run, config, options.runs) for config in configs]
