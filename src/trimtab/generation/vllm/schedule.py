@@ -72,20 +72,20 @@ class Step:
 
 @dataclass(eq=False)
 class Write:
-    """One formula on the tokens of a step, each with its own numbers."""
+    """One formula on the tokens of a step, each with its own numbers.
+
+    A token that is not touched has numbers that change nothing.
+    """
 
     kind: Any
     parameters: tuple[Float[Tensor, "r 1 p"], ...]
-    mask: Bool[Tensor, "t 1"] | None
     gate: tuple[int, str] | None
 
     def __call__(self, x: Float[Tensor, "t d"], gates: Gates) -> Float[Tensor, "t d"]:
         edited: Tensor = self.kind.apply(x[:, None], *self.parameters)[:, 0]
-        mask = self.mask
-        if self.gate is not None:
-            holds = gates.holds(self.gate)[:, None]
-            mask = holds if mask is None else mask & holds
-        return edited if mask is None else torch.where(mask, edited, x)
+        if self.gate is None:
+            return edited
+        return torch.where(gates.holds(self.gate)[:, None], edited, x)
 
 
 @dataclass(eq=False)
@@ -149,87 +149,123 @@ class Planner:
         self.device, self.dtype = device, dtype
         self.touched: Done = set()
         self._tables: dict[tuple[Any, ...], tuple[Tensor, ...]] = {}
+        self._orders: dict[frozenset[str], dict[Place, list[_Group]]] = {}
 
     def forget(self) -> None:
         """Other programs come."""
-        self.touched, self._tables = set(), {}
+        self.touched, self._tables, self._orders = set(), {}, {}
 
     def plan(self, step: Step) -> dict[Place, list[Write | Read]]:
-        """The writes and readings at each place, in order."""
-        groups: dict[Place, dict[tuple[Any, ...], dict[int, tuple[int, Operation]]]] = {}
-        for row, request in enumerate(step.requests):
-            order: dict[Place, int] = {}
-            for number, operation in enumerate(request.program):
-                for place, kind in _entries(operation):
-                    order[place] = order.get(place, -1) + 1
-                    gate = None
-                    if operation.condition is not None:
-                        gate = (number, operation.condition.per)
-                    positions = None if kind is Condition else operation.positions
-                    key = (order[place], kind, positions, gate)
-                    groups.setdefault(place, {}).setdefault(key, {})[row] = (number, operation)
-        masks: dict[Any, Tensor] = {}
+        """The writes and readings at each place, in order.
+
+        What is done alike at many places (an ablation) is made once, and shared by them.
+        """
+        digests = frozenset(request.digest for request in step.requests)
+        if digests not in self._orders:
+            self._orders[digests] = _orders({r.digest: r.program for r in step.requests})
+        masks: dict[Positions | None, Tensor] = {}
+        made: dict[_Group, Write | Read | None] = {}
         result: dict[Place, list[Write | Read]] = {}
-        for place, keyed in groups.items():
-            for key in sorted(keyed, key=lambda key: int(key[0])):
-                if (made := self._group(step, key, keyed[key], masks)) is not None:
-                    result.setdefault(place, []).append(made)
+        for place, groups in self._orders[digests].items():
+            for group in groups:
+                if group not in made:
+                    made[group] = self._made(step, group, masks)
+                if (one := made[group]) is not None:
+                    result.setdefault(place, []).append(one)
         return result
 
-    def _group(
-        self,
-        step: Step,
-        key: tuple[Any, ...],
-        rows: Mapping[int, tuple[int, Operation]],
-        masks: dict[Any, Tensor],
+    def _made(
+        self, step: Step, group: _Group, masks: dict[Positions | None, Tensor]
     ) -> Write | Read | None:
-        _, kind, positions, gate = key
+        positions, gate = group.positions, group.gate
         if positions not in masks:
             masks[positions] = step.real if positions is None else step.mask(positions)
-        mine = torch.zeros(len(step.requests), dtype=torch.bool)
-        mine[list(rows)] = True
-        mask = masks[positions] & mine[step.request_of]
-        if kind is Condition and gate[1] == "row":
+        known = {digest: i for i, (digest, _, _) in enumerate(group.members)}
+        number = torch.tensor([known.get(r.digest, -1) for r in step.requests])[step.request_of]
+        mask = masks[positions] & (number >= 0)
+        if group.kind is Condition and gate is not None and gate[1] == "row":
             mask = mask & (step.position == step.prompt_length - 1)
         if not bool(mask.any()):
             return None
-        touched = set(step.request_of[mask].tolist())
-        if kind is Condition or gate is None:
-            self.touched |= {(step.requests[r].digest, rows[r][0]) for r in touched}
-        parameters = self._parameters(step, kind, rows)
-        if kind is Condition:
+        if group.kind is Condition or gate is None:
+            touched = [group.members[i] for i in set(number[mask].tolist())]
+            self.touched |= {(digest, place) for digest, place, _ in touched}
+        parameters = self._parameters(group, torch.where(mask, number, len(group.members)))
+        if group.kind is Condition:
+            assert gate is not None
             u, threshold = parameters
             return Read(gate, u, threshold, mask.to(self.device))
-        everywhere = bool(mask.all())
-        return Write(kind, parameters, None if everywhere else mask[:, None].to(self.device), gate)
+        return Write(group.kind, parameters, gate)
 
     def _parameters(
-        self, step: Step, kind: Any, rows: Mapping[int, tuple[int, Operation]]
+        self, group: _Group, number: Int[Tensor, " t"]
     ) -> tuple[Float[Tensor, "r 1 p"], ...]:
         """The numbers of each token, or of all where one operation serves all."""
-        own = list(dict.fromkeys(operation for _, operation in rows.values()))
-        name = (kind is Condition, *map(id, own))
+        own = list(dict.fromkeys(operation for _, _, operation in group.members))
+        name = (group.kind, *map(id, own))
         if name not in self._tables:
-            self._tables[name] = self._table(kind, own)
+            self._tables[name] = self._table(group.kind, own)
         table = self._tables[name]
-        if len(own) == 1:
-            return tuple(column[:, None] for column in table)
-        place = {operation: i for i, operation in enumerate(own)}
-        of_request = torch.zeros(len(step.requests), dtype=torch.long)
-        for row, (_, operation) in rows.items():
-            of_request[row] = place[operation]
-        index = of_request[step.request_of].to(self.device)
+        row_of = [own.index(operation) for _, _, operation in group.members]
+        rows = torch.tensor([*row_of, len(own)])[number]
+        if len(own) == 1 and not bool(rows.any()):
+            return tuple(column[:1, None] for column in table)
+        index = rows.to(self.device)
         return tuple(column[index][:, None] for column in table)
 
     def _table(self, kind: Any, own: Sequence[Operation]) -> tuple[Tensor, ...]:
+        """The operations' numbers, and in a last row those that change nothing."""
         dtype = self.dtype
         if kind is Condition:
             dtype = torch.promote_types(dtype, torch.float32)
             numbers = [(op.condition.u, op.condition.threshold) for op in own if op.condition]
         else:
             numbers = [op.parameters for op in own]  # type: ignore[misc]
-        stacked = [torch.stack(list(column)) for column in zip(*numbers, strict=True)]
+        nothing = [torch.full_like(number, -0.0) for number in numbers[0]]  # x + -0.0 is x
+        stacked = [torch.stack(column) for column in zip(*numbers, nothing, strict=True)]
         return tuple(column.to(dtype).to(self.device) for column in stacked)
+
+
+@dataclass(frozen=True, eq=False)
+class _Group:
+    """Operations of one formula at the same tokens, of different programs; one object wherever
+    they are the same.
+
+    Attributes:
+        kind: Add, Ablate, Clamp or Condition.
+        positions: Which tokens; None for a condition, which reads them all.
+        gate: (number of the item, per) of the condition they are under.
+        members: (program, number of its operation, operation).
+    """
+
+    kind: Any
+    positions: Positions | None
+    gate: tuple[int, str] | None
+    members: tuple[tuple[str, int, Operation], ...]
+
+
+def _orders(programs: Mapping[str, Program]) -> dict[Place, list[_Group]]:
+    """What is done at each place, in order, whatever the tokens of a step."""
+    found: dict[Place, dict[tuple[Any, ...], list[tuple[str, int, Operation]]]] = {}
+    for digest, program in sorted(programs.items()):
+        order: dict[Place, int] = {}
+        for number, operation in enumerate(program):
+            for place, kind in _entries(operation):
+                order[place] = order.get(place, -1) + 1
+                condition = operation.condition
+                gate = None if condition is None else (number, condition.per)
+                positions = None if kind is Condition else operation.positions
+                key = (order[place], kind, positions, gate)
+                found.setdefault(place, {}).setdefault(key, []).append((digest, number, operation))
+    shared: dict[tuple[Any, ...], _Group] = {}
+    return {
+        place: [
+            shared.setdefault(group, _Group(*group))
+            for key in sorted(keyed, key=lambda key: int(key[0]))
+            for group in [(*key[1:], tuple(keyed[key]))]
+        ]
+        for place, keyed in found.items()
+    }
 
 
 def _entries(operation: Operation) -> list[tuple[Place, Any]]:

@@ -115,25 +115,21 @@ class Steered:
         starts = torch.from_numpy(self.runner.query_start_loc.np[: n + 1]).long()
         computed = torch.from_numpy(batch.num_computed_tokens_cpu[:n]).long()
         hidden = args[1] if len(args) > 1 else None
-        width = int(starts[-1]) if hidden is None else len(hidden)
-        self.preempted += sum(
-            done == 0 and name in self._requests
-            for name, done in zip(names, computed.tolist(), strict=True)
-        )
-        requests = [self._request(name) for name in names]
-        counts = starts.diff()
-        decoding = n == int(starts[-1]) and all(
-            position >= request.prompt_length
-            for position, request in zip(computed.tolist(), requests, strict=True)
-        )
-        alike = (names, width) if decoding else None
-        if self._step and alike is not None and alike == self._of and self.reader.at is None:
-            self.gates.begin(self._step, self.planner.device, self.runner.requests)
+        total = int(starts[-1])
+        width = total if hidden is None else len(hidden)
+        fresh = (computed == 0).nonzero()[:, 0].tolist()
+        self.preempted += sum(names[row] in self._requests for row in fresh)
+        before = self._step if (names, width) == self._of else None
+        requests = before.requests if before else [self._request(name) for name in names]
+        ends = torch.tensor([request.prompt_length for request in requests])
+        decoding = n == total and bool((computed >= ends).all())
+        if before and decoding and self.reader.at is None:
+            self.gates.begin(before, self.planner.device, self.runner.requests)
             return
-        self._step = _step(requests, starts, counts, computed, width)
+        self._step = _step(requests, starts, starts.diff(), computed, width)
         self.gates.begin(self._step, self.planner.device, self.runner.requests)
         self._edits = self.planner.plan(self._step)
-        self._of = alike
+        self._of = (names, width) if decoding else None
         self.reader.begin(self._step, computed)
 
     def _request(self, name: str) -> Request:
@@ -159,7 +155,7 @@ class Steered:
 
 
 def _step(
-    requests: list[Request], starts: Tensor, counts: Tensor, computed: Tensor, width: int
+    requests: Sequence[Request], starts: Tensor, counts: Tensor, computed: Tensor, width: int
 ) -> Step:
     """The tokens of a step from vLLM's own bookkeeping; tokens past the last are filling."""
     total = int(starts[-1])
