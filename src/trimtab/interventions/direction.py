@@ -29,8 +29,6 @@ def unit(direction: Float[Tensor, " d"], eps: float = 0.0) -> Float[Tensor, " d"
 
 def component(x: Float[Tensor, "b t d"], u: Float[Tensor, "r 1 d"]) -> Float[Tensor, "b t 1"]:
     """x . u at each token; u has one row for the whole batch (r = 1) or one for each (r = b)."""
-    if x.shape[1] == 1 < len(u) and x.device.type == "cpu" and x.dtype.itemsize > 2:
-        return (x * u).sum(-1, keepdim=True)  # faster than as many products of single rows
     along: Tensor = x @ (u[0] if len(u) == 1 else u).mT
     return along
 

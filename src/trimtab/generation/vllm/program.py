@@ -78,7 +78,7 @@ def compiled(lm: LanguageModel, items: Sequence[Item]) -> Program:
     """
     for item in items:
         item.check(lm, False)
-    return tuple(_operation(lm, item) for item in items)
+    return tuple(_operation(lm, item, alone=len(items) == 1) for item in items)
 
 
 def distinct_programs(
@@ -97,7 +97,7 @@ def distinct_programs(
     return programs, of_row
 
 
-def _operation(lm: LanguageModel, item: Item) -> Operation:
+def _operation(lm: LanguageModel, item: Item, *, alone: bool) -> Operation:
     condition, inner = None, item
     if isinstance(item, Conditional):
         u, threshold = item.parameters()
@@ -111,19 +111,27 @@ def _operation(lm: LanguageModel, item: Item) -> Operation:
         )
     assert isinstance(inner, Add | Ablate | Clamp)
     parameters = tuple(p.detach().cpu() for p in inner.parameters())
-    return Operation(type(inner), positions, _places(lm, inner), parameters, condition)
+    places = _places(lm, inner, fewest=alone and condition is None)
+    return Operation(type(inner), positions, places, parameters, condition)
 
 
-def _places(lm: LanguageModel, item: Add | Ablate | Clamp) -> tuple[Place, ...]:
-    """Where it writes, from `Ablate.sites` and `residual` in words that vLLM's model shares."""
+def _places(lm: LanguageModel, item: Add | Ablate | Clamp, *, fewest: bool) -> tuple[Place, ...]:
+    """Where it writes, from `Ablate.sites` and `residual` in words that vLLM's model shares.
+
+    With `fewest`, for an ablation that nothing else goes with: the stream that block b puts out is
+    the one it took in plus its writes. Where these are clean, so is that, to rounding; the
+    self-check measures it. So of blocks in a row, only the first one's input is written to.
+    """
     if not isinstance(item, Ablate):
         return (("residual", item.layer),)
     n = lm.n_layers
     blocks = range(n) if item.layers is None else sorted(set(item.layers))
     places: list[Place] = []
     for block in blocks:
-        places += [("residual", block), ("writes", block)]
-    if n - 1 in blocks:
+        if not fewest or block - 1 not in blocks:
+            places.append(("residual", block))
+        places.append(("writes", block))
+    if n - 1 in blocks and not fewest:
         places.append(("residual", n))
     return tuple(places)
 

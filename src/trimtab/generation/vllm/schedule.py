@@ -1,143 +1,19 @@
-"""One step of vLLM: which tokens of which requests it holds, and what is done to each of them.
-
-A step is flat: the new tokens of all its requests one after the other, [tokens, d]. Here each
-token is a row of one, with its request's numbers; so the formulas of the interventions serve as
-they are.
-"""
+"""What is done to each token of a step of vLLM."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from trimtab.activations.positions import Positions, Tokens
+from trimtab.activations.positions import Positions
+from trimtab.generation.vllm.edits import Read, Write
 from trimtab.generation.vllm.program import Condition, Operation, Place, Program
-from trimtab.interventions.direction import component
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a worker knows of a request.
-
-    Attributes:
-        name: vLLM's own, which is never used twice.
-        digest: The name of its program.
-        program: What is done to it.
-        prompt_length: P.
-        length: Tokens given, of an answer to be read too.
-        captured: The name under which its states are summed up; empty if they are not.
-    """
-
-    name: str
-    digest: str
-    program: Program
-    prompt_length: int
-    length: int
-    captured: str
-
-
-@dataclass
-class Step:
-    """The tokens of a step.
-
-    Attributes:
-        requests: In their order.
-        request_of: Which request each token belongs to.
-        position: Of each token in its own sequence.
-        real: False where a token only fills the batch up.
-    """
-
-    requests: Sequence[Request]
-    request_of: Int[Tensor, " t"]
-    position: Int[Tensor, " t"]
-    real: Bool[Tensor, " t"]
-    prompt_length: Int[Tensor, " t"] = field(init=False)
-    length: Int[Tensor, " t"] = field(init=False)
-
-    def __post_init__(self) -> None:
-        of = self.request_of
-        self.prompt_length = torch.tensor([r.prompt_length for r in self.requests])[of]
-        self.length = torch.tensor([r.length for r in self.requests])[of]
-
-    def mask(self, positions: Positions) -> Bool[Tensor, " t"]:
-        """The tokens that `positions` chooses."""
-        tokens = Tokens(self.real[:, None], self.position[:, None], self.prompt_length, self.length)
-        return positions.mask(tokens)[:, 0]
-
-
-@dataclass(eq=False)
-class Write:
-    """One formula on the tokens of a step, each with its own numbers.
-
-    A token that is not touched has numbers that change nothing.
-    """
-
-    kind: Any
-    parameters: tuple[Float[Tensor, "r 1 p"], ...]
-    gate: tuple[int, str] | None
-
-    def __call__(self, x: Float[Tensor, "t d"], gates: Gates) -> Float[Tensor, "t d"]:
-        edited: Tensor = self.kind.apply(x[:, None], *self.parameters)[:, 0]
-        if self.gate is None:
-            return edited
-        return torch.where(gates.holds(self.gate)[:, None], edited, x)
-
-
-@dataclass(eq=False)
-class Read:
-    """A condition's reading on the tokens of a step."""
-
-    gate: tuple[int, str]
-    u: Float[Tensor, "r 1 d"]
-    threshold: Float[Tensor, "r 1 1"]
-    mask: Bool[Tensor, " t"]
-
-    def __call__(self, x: Float[Tensor, "t d"], gates: Gates) -> Float[Tensor, "t d"]:
-        found = component(x[:, None].to(self.u.dtype), self.u) > self.threshold
-        gates.found(self.gate, found[:, 0, 0], self.mask)
-        return x
-
-
-class Gates:
-    """Where conditions hold: a request's, from the step that read it until it is read anew."""
-
-    def __init__(self) -> None:
-        self._known: dict[tuple[str, int], Tensor] = {}  # (request, number of the item)
-        self._now: dict[tuple[int, str], Tensor] = {}
-        self._step: Step | None = None
-
-    def begin(self, step: Step, device: torch.device, alive: Any) -> None:
-        """A new step."""
-        self._step, self._device, self._now = step, device, {}
-        if self._known:
-            self._known = {key: held for key, held in self._known.items() if key[0] in alive}
-
-    def found(self, gate: tuple[int, str], found: Tensor, mask: Tensor) -> None:
-        """What was read at the tokens of `mask`."""
-        assert self._step is not None
-        number, per = gate
-        if per == "token":
-            self._now[gate] = found & mask
-            return
-        for token in mask.nonzero()[:, 0].tolist():
-            request = self._step.requests[int(self._step.request_of[token])]
-            self._known[request.name, number] = found[token]
-
-    def holds(self, gate: tuple[int, str]) -> Bool[Tensor, " t"]:
-        """The tokens for which a condition holds."""
-        assert self._step is not None
-        if gate not in self._now:
-            step, no = self._step, torch.tensor(False, device=self._device)
-            held = [self._known.get((request.name, gate[0]), no) for request in step.requests]
-            from_then_on = (step.position >= step.prompt_length - 1).to(self._device)
-            self._now[gate] = torch.stack(held)[step.request_of.to(self._device)] & from_then_on
-        return self._now[gate]
-
+from trimtab.generation.vllm.step import Step
 
 Done = set[tuple[str, int]]  # (program, number of its operation) that touched a token
 
@@ -199,7 +75,7 @@ class Planner:
 
     def _parameters(
         self, group: _Group, number: Int[Tensor, " t"]
-    ) -> tuple[Float[Tensor, "r 1 p"], ...]:
+    ) -> tuple[Float[Tensor, "r p"], ...]:
         """The numbers of each token, or of all where one operation serves all."""
         own = list(dict.fromkeys(operation for _, _, operation in group.members))
         name = (group.kind, *map(id, own))
@@ -209,9 +85,9 @@ class Planner:
         row_of = [own.index(operation) for _, _, operation in group.members]
         rows = torch.tensor([*row_of, len(own)])[number]
         if len(own) == 1 and not bool(rows.any()):
-            return tuple(column[:1, None] for column in table)
+            return tuple(column[:1] for column in table)
         index = rows.to(self.device)
-        return tuple(column[index][:, None] for column in table)
+        return tuple(column[index] for column in table)
 
     def _table(self, kind: Any, own: Sequence[Operation]) -> tuple[Tensor, ...]:
         """The operations' numbers, and in a last row those that change nothing."""

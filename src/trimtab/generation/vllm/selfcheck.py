@@ -22,6 +22,7 @@ from trimtab.models import LanguageModel, encode
 _TEXT = "The morning was quiet, and then"
 _TOLERANCE = {torch.float32: 1e-3}
 _TOLERANCE_OF_HALF = 0.15  # of the largest number; a missed edit is off by 1
+_LEFT = 0.1  # of an ablated direction, in shares of what a random state has
 
 
 def check(lm: LanguageModel, engine: Engine) -> None:
@@ -49,6 +50,24 @@ def check(lm: LanguageModel, engine: Engine) -> None:
                 "If the weights were changed after loading, save the model and load it again; if "
                 "not, this architecture is not supported here: use backend='transformers'.",
             )
+    _check_clean(lm, rows[-1][0], theirs[-1])
+
+
+def _check_clean(lm: LanguageModel, ablation: Item, states: Float[Tensor, "n+1 d"]) -> None:
+    """Raise RunError if a block brings an ablated direction back into the stream.
+
+    Random states have |h| / sqrt(d) of it; rounding leaves hundredths of that at most.
+    """
+    assert isinstance(ablation, Ablate)
+    (u,) = ablation.parameters()
+    left = (states.double() @ u).abs() / (states.double().norm(dim=-1) / lm.d_model**0.5)
+    if not bool((left <= _LEFT).all()):
+        first = int((~(left <= _LEFT)).nonzero()[0])
+        raise RunError(
+            f"vLLM's {lm.name} adds to the residual stream beside attention and MLP: an ablated "
+            f"direction is back in h[{first}].",
+            "This architecture is not supported here: use backend='transformers'.",
+        )
 
 
 def _interventions(lm: LanguageModel) -> list[tuple[Item, ...]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from safetensors.torch import save
@@ -17,17 +18,14 @@ from torch.utils.hooks import RemovableHandle
 
 from trimtab.errors import RunError, TrimtabError
 from trimtab.files import write_atomic
+from trimtab.generation.vllm.edits import Gates, Read, Write
 from trimtab.generation.vllm.program import Place, Program, read_programs, revived_positions
 from trimtab.generation.vllm.schedule import (
-    Gates,
     Planner,
-    Read,
-    Request,
-    Step,
-    Write,
     places_of,
 )
 from trimtab.generation.vllm.sites import find_sites
+from trimtab.generation.vllm.step import Request, Step
 
 KEY = "trimtab"  # of a request's extra_args
 
@@ -80,7 +78,10 @@ class Steered:
         self._requests: dict[str, Request] = {}
         self._step: Step | None = None
         self.preempted = 0
-        self._of: tuple[Any, ...] | None = None  # the requests that `_edits` were made for
+        # What `_edits` were made for, where they serve the next step too: every request has one
+        # token in it, of its answer.
+        self._of: tuple[Any, ...] | None = None
+        self._ends = np.zeros(0, dtype=np.int64)
 
     def load(self, programs: Any, layers: Sequence[int], at: Sequence[Any] | None) -> None:
         """Other programs, and other layers to read."""
@@ -111,26 +112,24 @@ class Steered:
     def _begin(self, _: Any, args: tuple[Any, ...]) -> None:
         """A step begins: who is in it, and what is to be done."""
         batch, n = self.runner.input_batch, self.runner.input_batch.num_reqs
-        names = tuple(batch.req_ids[:n])
-        starts = torch.from_numpy(self.runner.query_start_loc.np[: n + 1]).long()
-        computed = torch.from_numpy(batch.num_computed_tokens_cpu[:n]).long()
-        hidden = args[1] if len(args) > 1 else None
-        total = int(starts[-1])
-        width = total if hidden is None else len(hidden)
-        fresh = (computed == 0).nonzero()[:, 0].tolist()
-        self.preempted += sum(names[row] in self._requests for row in fresh)
-        before = self._step if (names, width) == self._of else None
-        requests = before.requests if before else [self._request(name) for name in names]
-        ends = torch.tensor([request.prompt_length for request in requests])
-        decoding = n == total and bool((computed >= ends).all())
-        if before and decoding and self.reader.at is None:
-            self.gates.begin(before, self.planner.device, self.runner.requests)
+        names, computed = tuple(batch.req_ids[:n]), batch.num_computed_tokens_cpu[:n]
+        total = int(self.runner.query_start_loc.np[n])
+        width = total if len(args) < 2 or args[1] is None else len(args[1])
+        if (names, width) == self._of and n == total and bool((computed >= self._ends).all()):
+            assert self._step is not None
+            self.gates.begin(self._step, self.planner.device, self.runner.requests)
             return
-        self._step = _step(requests, starts, starts.diff(), computed, width)
+        self.preempted += sum(names[row] in self._requests for row in (computed == 0).nonzero()[0])
+        requests = [self._request(name) for name in names]
+        starts = torch.from_numpy(self.runner.query_start_loc.np[: n + 1]).long()
+        done = torch.from_numpy(computed).long()
+        self._step = _step(requests, starts, starts.diff(), done, width)
         self.gates.begin(self._step, self.planner.device, self.runner.requests)
         self._edits = self.planner.plan(self._step)
-        self._of = (names, width) if decoding else None
-        self.reader.begin(self._step, computed)
+        self.reader.begin(self._step, done)
+        self._ends = np.array([request.prompt_length for request in requests])
+        decoding = n == total and bool((computed >= self._ends).all())
+        self._of = (names, width) if decoding and self.reader.at is None else None
 
     def _request(self, name: str) -> Request:
         state = self.runner.requests[name]
