@@ -20,7 +20,6 @@ from trimtab.activations.positions import Generated, Last
 from trimtab.errors import RunError, UsageError
 from trimtab.generation.vllm.program import (
     compiled,
-    described_positions,
     read_programs,
     write_programs,
 )
@@ -45,17 +44,28 @@ class Layer(nn.Module):
         return self.mlp(residual), residual
 
 
+class Norm(nn.Module):
+    def forward(self, hidden_states: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+        stream = hidden_states + residual
+        return normed(stream), stream
+
+
+def normed(x: Tensor) -> Tensor:
+    return x / (1 + x.norm(dim=-1, keepdim=True))
+
+
 class Model(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.layers = nn.ModuleList(Layer() for _ in range(N))
+        self.norm = Norm()
 
     def forward(self, x: Tensor) -> Tensor:
         hidden, residual = x, None
         for layer in self.layers:
             hidden, residual = layer(torch.zeros(len(x)), hidden, residual)
-        return hidden + residual
+        return self.norm(hidden, residual)[1]
 
 
 class Fake:
@@ -71,11 +81,10 @@ class Fake:
         self.steered = Steered(self.runner)
         self.load()
 
-    def load(self, layers: list[int] | None = None, at: Any = None) -> None:
+    def load(self, read: Any = (), at: Any = ()) -> None:
         path = self.folder / "programs.safetensors"
         names = write_programs(path, [compiled(LM, row) for row in self.rows])
-        described = None if at is None else described_positions(at)
-        self.steered.load(read_programs(path), layers or [], described)
+        self.steered.load(read_programs(path), read, at)
         for i, name in enumerate(names):
             asked = {"program": name, "prompt_length": P, "capture": f"row-{i}"}
             params = SimpleNamespace(extra_args={"trimtab": asked})
@@ -207,15 +216,39 @@ def test_what_is_read_are_the_means_of_the_edited_stream(tmp_path: Path) -> None
     from safetensors.torch import load_file
 
     fake = Fake(tmp_path, ROWS)
-    for at, tokens in ((Generated(), slice(P, None)), (Last(1), slice(-1, None))):
-        fake.load([0, 2, N], at)
-        for parts in [[(0, 0, 5)], *CHUNKS]:  # request 0 begins anew after five tokens
-            fake.step(parts)
-        fake.steered.reader.write(str(tmp_path / "read"))
-        means = load_file(tmp_path / "read")
-        for i, row in enumerate(ROWS):
-            want = slowly(row, i)[[0, 2, N], tokens].mean(1).float()
-            assert torch.allclose(means[f"row-{i}"], want, atol=1e-6), (i, at)
+    at = {Generated(): slice(P, None), Last(1): slice(-1, None)}
+    fake.load([("residual", 0), ("residual", 2), ("residual", N), ("normed", N)], [*at])
+    for parts in [[(0, 0, 5)], *CHUNKS]:  # request 0 begins anew after five tokens
+        fake.step(parts)
+    fake.steered.reader.write(str(tmp_path / "read"))
+    means = load_file(tmp_path / "read")
+    for i, row in enumerate(ROWS):
+        states = slowly(row, i)
+        for number, tokens in enumerate(at.values()):
+            read = torch.stack([*states[[0, 2, N]], normed(states[N])])
+            want = read[:, tokens].mean(1).float()
+            assert torch.allclose(means[f"row-{i}/{number}"], want, atol=1e-6), (i, number)
+
+
+@pytest.mark.parametrize("item", [ROWS[0][0], tt.Ablate(vector(3), 1), ROWS[1][1]])
+def test_one_program_for_every_request(tmp_path: Path, item: Any) -> None:
+    fake = Fake(tmp_path, [(item,)] * 3)
+    got = fake.step([(i, 0, LENGTH) for i in range(3)])
+    for i in range(3):
+        assert torch.allclose(got[i], slowly((item,), i)[N], rtol=0, atol=1e-5)
+
+
+def test_an_ablation_alone_writes_to_the_stream_once() -> None:
+    (alone,) = compiled(LM, (tt.Ablate(vector(3), 1),))
+    writes = [("writes", block) for block in range(N)]
+    assert sorted(alone.places) == [("residual", 0), *writes]
+    (apart,) = compiled(LM, (tt.Ablate(vector(3), 1, layers=[0, 2]),))
+    assert [place for place in apart.places if place[0] == "residual"] == [
+        ("residual", 0),
+        ("residual", 2),
+    ]
+    _, beside = compiled(LM, (tt.Add(vector(0), 2), tt.Ablate(vector(3), 1)))
+    assert ("residual", N) in beside.places
 
 
 def test_the_stand_in_is_as_it_was_without_programs(tmp_path: Path) -> None:

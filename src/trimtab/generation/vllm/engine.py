@@ -20,7 +20,7 @@ import torch
 
 from trimtab.errors import RunError, UsageError
 from trimtab.generation.sampling import Sampling
-from trimtab.generation.vllm.program import Program, write_programs
+from trimtab.generation.vllm.program import Place, Program, write_programs
 from trimtab.generation.vllm.weights import weights_of
 from trimtab.models import LanguageModel
 
@@ -112,12 +112,12 @@ class Engine:
         return answers
 
     def load(
-        self, programs: Sequence[Program], layers: Sequence[int] = (), at: Any = None
+        self, programs: Sequence[Program], read: Sequence[Place] = (), at: Sequence[Any] = ()
     ) -> list[str]:
-        """Hand programs, and what is to be read, to the workers; the programs' names."""
+        """Hand programs, and what is to be read where, to the workers; the programs' names."""
         path = self._folder / "programs.safetensors"
         names = write_programs(path, programs)
-        self.call("trimtab_load", str(path), list(layers), at)
+        self.call("trimtab_load", str(path), list(read), list(at))
         return names
 
     def answer(
@@ -187,7 +187,7 @@ class Engine:
         return f"trimtab {program} {request.prompt_length} {request.captured}"
 
     def captured(self) -> dict[str, torch.Tensor]:
-        """The means of what requests asked to have captured, [layers, d] by name."""
+        """The means of what requests asked to have captured; see `Reader.write`."""
         from safetensors.torch import load_file
 
         path = self._folder / "captured.safetensors"

@@ -26,7 +26,8 @@ from trimtab.generation.rows import Item
 from trimtab.interventions import Ablate, Add, Clamp, Conditional
 from trimtab.models import LanguageModel
 
-Place = tuple[Literal["residual", "writes"], int]  # h[L], or what block b adds to the stream
+# h[L], what block b adds to the stream, or (to be read alone) h[n] after the final norm
+Place = tuple[Literal["residual", "writes", "normed"], int]
 
 KINDS: dict[str, Any] = {kind.__name__: kind for kind in (Add, Ablate, Clamp)}
 _POSITIONS: dict[str, Any] = {

@@ -13,8 +13,10 @@ from trimtab.errors import RunError
 from trimtab.generation.rows import Item
 from trimtab.generation.sampling import Sampling
 from trimtab.generation.vllm.engine import Engine, Request
-from trimtab.generation.vllm.program import described_positions, distinct_programs
+from trimtab.generation.vllm.program import Place, described_positions, distinct_programs
 from trimtab.models import LanguageModel
+
+_HELD = 2**28  # bytes of sums that the workers hold at a time
 
 
 def read(
@@ -22,36 +24,52 @@ def read(
     engine: Engine,
     rows: Sequence[tuple[tuple[int, ...], int]],
     steering: Sequence[tuple[Item, ...]],
-    layers: Sequence[int],
-    at: Positions,
-) -> tuple[Float[Tensor, "rows layers d"], list[int]]:
-    """Means over the chosen tokens of each row, float32, and the token each row goes on with.
+    places: Sequence[Place],
+    at: Sequence[Positions],
+) -> Float[Tensor, "rows at places d"]:
+    """Means over the chosen tokens of each row, float32.
 
     Args:
         lm: The model.
         engine: Its engine.
         rows: (ids, prompt length) of each.
         steering: Each row's interventions.
-        layers: Residual indices 0..n.
-        at: Which tokens.
+        places: ("residual", 0..n), and ("normed", n) for h[n] after the final norm.
+        at: Choices of tokens.
 
     Raises:
         RunError: The engine died, or has not read a row.
     """
+    together = max(1, _HELD // (8 * len(at) * len(places) * lm.d_model))
+    return torch.cat(
+        [
+            _read(lm, engine, rows[i : i + together], steering[i : i + together], places, at)
+            for i in range(0, len(rows), together)
+        ]
+    )
+
+
+def _read(
+    lm: LanguageModel,
+    engine: Engine,
+    rows: Sequence[tuple[tuple[int, ...], int]],
+    steering: Sequence[tuple[Item, ...]],
+    places: Sequence[Place],
+    at: Sequence[Positions],
+) -> Float[Tensor, "rows at places d"]:
     programs, number_of = distinct_programs(lm, steering)
-    names = engine.load(programs, layers, described_positions(at))
+    names = engine.load(programs, places, [described_positions(one) for one in at])
     requests = [
         Request(ids, number, 1, 0, prompt_length, captured=f"row-{i}")
         for i, ((ids, prompt_length), number) in enumerate(zip(rows, number_of, strict=True))
     ]
-    following = [-1] * len(rows)
-    for ended in engine.answer(requests, names, Sampling()):
-        for number, tokens, _ in ended:
-            following[number] = tokens[0] if tokens else -1  # an end token is cut off
+    for _ in engine.answer(requests, names, Sampling()):
+        pass
     means = engine.captured()
-    if missing := [i for i in range(len(rows)) if f"row-{i}" not in means]:
+    wanted = [[f"row-{i}/{k}" for k in range(len(at))] for i in range(len(rows))]
+    if missing := [i for i, keys in enumerate(wanted) if not means.keys() >= set(keys)]:
         raise RunError(
             f"vLLM's workers have not read rows {missing[:8]} of {len(rows)}.",
             "Turn prefix caching off for reading; otherwise please report this.",
         )
-    return torch.stack([means[f"row-{i}"] for i in range(len(rows))]), following
+    return torch.stack([torch.stack([means[key] for key in keys]) for keys in wanted])

@@ -15,6 +15,7 @@ from trimtab.activations.capture import capture
 from trimtab.errors import RunError
 from trimtab.generation.rows import Item
 from trimtab.generation.vllm.engine import Engine
+from trimtab.generation.vllm.program import Place
 from trimtab.generation.vllm.reading import read
 from trimtab.interventions import Ablate, Add, steer
 from trimtab.models import LanguageModel, encode
@@ -37,7 +38,8 @@ def check(lm: LanguageModel, engine: Engine) -> None:
     with steer(lm, rows=rows):
         ours = capture(lm, [_TEXT] * len(rows), at=Last(1), layers=layers).values
     ids = tuple(encode(lm, _TEXT))
-    theirs, _ = read(lm, engine, [(ids, len(ids))] * len(rows), rows, layers, Last(1))
+    places: list[Place] = [("residual", layer) for layer in layers]
+    theirs = read(lm, engine, [(ids, len(ids))] * len(rows), rows, places, [Last(1)])[:, 0]
     tolerance = _TOLERANCE.get(lm.dtype, _TOLERANCE_OF_HALF)
     for name, mine, other in zip(names, ours, theirs, strict=True):
         error = (mine - other).abs().amax(-1) / mine.abs().amax(-1).clamp(min=1e-6)

@@ -27,9 +27,10 @@ _NORMS_AFTER = ("post_attention_layernorm", "post_feedforward_layernorm")  # of 
 
 @dataclass(frozen=True)
 class Sites:
-    """The decoder layers of a vLLM model."""
+    """The decoder layers of a vLLM model, and the norm after them."""
 
     layers: tuple[nn.Module, ...]
+    norm: nn.Module | None
 
     def attach(self, place: Place, edit: Edit) -> list[RemovableHandle]:
         """Let `edit` replace the stream, or what is added to it, [tokens, d], at a place."""
@@ -37,6 +38,13 @@ class Sites:
         if kind == "writes":
             modules = _writes(self.layers[layer])
             return [module.register_forward_hook(_on_write(edit)) for module in modules]
+        if kind == "normed":
+            if self.norm is None:
+                raise UsageError(
+                    "The final norm of vLLM's model was not found.",
+                    "Use backend='transformers' for reading.",
+                )
+            return [self.norm.register_forward_hook(_on_write(edit))]
         if layer < len(self.layers):
             block = self.layers[layer]
             before = _on_input(block, edit)
@@ -65,7 +73,12 @@ def find_sites(model: nn.Module) -> Sites:
         raise UsageError(
             f"{type(model).__name__} has no list of layers.", "Use backend='transformers'."
         )
-    return Sites(layers)
+    homes = [m for m in model.modules() if any(_is_list(c, layers) for c in m.children())]
+    return Sites(layers, next((n for home in homes for n in _child(home, ("norm",))), None))
+
+
+def _is_list(module: nn.Module, layers: tuple[nn.Module, ...]) -> bool:
+    return isinstance(module, nn.ModuleList) and len(module) > 0 and module[0] is layers[0]
 
 
 def _child(layer: nn.Module, names: tuple[str, ...]) -> list[nn.Module]:

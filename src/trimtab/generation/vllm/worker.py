@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors.torch import save
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
+from trimtab.activations.positions import Positions
 from trimtab.errors import RunError, TrimtabError
-from trimtab.files import write_atomic
 from trimtab.generation.vllm.edits import Gates, Read, Write
 from trimtab.generation.vllm.program import Place, Program, read_programs, revived_positions
+from trimtab.generation.vllm.reader import Reader
 from trimtab.generation.vllm.schedule import (
     Planner,
     places_of,
@@ -44,9 +44,10 @@ class SteeringWorker:
             return {"error": error.message, "remedy": error.remedy}
         return {"layers": len(self._trimtab.sites.layers)}
 
-    def trimtab_load(self, path: str, layers: Sequence[int], at: Sequence[Any] | None) -> None:
+    def trimtab_load(self, path: str, places: Sequence[Any], at: Sequence[Any]) -> None:
         """Take the programs of a file, and what requests that ask for it have captured."""
-        self._trimtab.load(read_programs(path), layers, at)
+        read = [(kind, layer) for kind, layer in places]
+        self._trimtab.load(read_programs(path), read, [revived_positions(one) for one in at])
 
     def trimtab_touched(self) -> list[list[Any]]:
         """Operations, as [program, number], that have touched a token since `trimtab_load`."""
@@ -71,7 +72,7 @@ class Steered:
         parameter = next(runner.model.parameters())
         self.planner = Planner(runner.device, runner.dtype or parameter.dtype)
         self.gates = Gates()
-        self.reader = Reader((), None)
+        self.reader = Reader((), ())
         self._programs: dict[str, Program] = {}
         self._edits: dict[Place, list[Write | Read]] = {}
         self._handles: list[RemovableHandle] = []
@@ -83,15 +84,15 @@ class Steered:
         self._of: tuple[Any, ...] | None = None
         self._ends = np.zeros(0, dtype=np.int64)
 
-    def load(self, programs: Any, layers: Sequence[int], at: Sequence[Any] | None) -> None:
-        """Other programs, and other layers to read."""
+    def load(self, programs: Any, read: Sequence[Place] = (), at: Sequence[Positions] = ()) -> None:
+        """Other programs, and other places and tokens to read."""
         for handle in self._handles:
             handle.remove()
         self._programs, self._requests, self._of = dict(programs), {}, None
         self.planner.forget()
-        self.reader = Reader(tuple(layers), None if at is None else revived_positions(at))
+        self.reader = Reader(read, at)
         places = {place for program in self._programs.values() for place in places_of(program)}
-        places |= {("residual", layer) for layer in layers}
+        places |= set(read)
         self._handles = []
         if places:
             first = self.sites.layers[0]
@@ -103,8 +104,8 @@ class Steered:
         def edit(x: Float[Tensor, "t d"]) -> Float[Tensor, "t d"]:
             for one in self._edits.get(place, ()):
                 x = one(x, self.gates)
-            if self.reader.at is not None and place[0] == "residual":
-                self.reader.read(place[1], x)
+            if place in self.reader.places:
+                self.reader.read(place, x)
             return x
 
         return edit
@@ -129,7 +130,7 @@ class Steered:
         self.reader.begin(self._step, done)
         self._ends = np.array([request.prompt_length for request in requests])
         decoding = n == total and bool((computed >= self._ends).all())
-        self._of = (names, width) if decoding and self.reader.at is None else None
+        self._of = (names, width) if decoding and not self.reader.at else None
 
     def _request(self, name: str) -> Request:
         state = self.runner.requests[name]
@@ -168,55 +169,3 @@ def _step(
     filling = torch.zeros(width - total, dtype=torch.long)
     real = torch.arange(width) < total
     return Step(requests, torch.cat([of, filling]), torch.cat([position, filling]), real)
-
-
-class Reader:
-    """Sums of the residual stream over chosen tokens of each request that asks for it."""
-
-    def __init__(self, layers: tuple[int, ...], at: Any) -> None:
-        self.layers, self.at = layers, at
-        self._sums: dict[tuple[str, int], Tensor] = {}
-        self._counts: dict[str, int] = {}
-        self._picked: tuple[Tensor, Tensor] | None = None
-        self._names: list[str] = []
-
-    def begin(self, step: Step, computed: Tensor) -> None:
-        """A new step; a request that begins anew (it was preempted) is read anew."""
-        self._picked = None
-        if self.at is None:
-            return
-        for request, done in zip(step.requests, computed.tolist(), strict=True):
-            if done == 0:
-                self._counts[request.captured] = 0
-                for layer in self.layers:
-                    self._sums.pop((request.captured, layer), None)
-        wanted = torch.tensor([bool(request.captured) for request in step.requests])
-        within = step.position < step.length  # not the tokens vLLM generates after the row
-        mask = step.mask(self.at) & wanted[step.request_of] & within
-        tokens = mask.nonzero()[:, 0]
-        if len(tokens):
-            self._picked = tokens, step.request_of[tokens]
-            self._names = [request.captured for request in step.requests]
-            for row in step.request_of[tokens].tolist():
-                self._counts[self._names[row]] += 1
-
-    def read(self, layer: int, x: Float[Tensor, "t d"]) -> None:
-        """Add up h[layer] of this step."""
-        if self._picked is None or layer not in self.layers:
-            return
-        tokens, rows = (index.to(x.device) for index in self._picked)
-        wide = torch.float32 if x.device.type == "mps" else torch.float64
-        sums = torch.zeros(len(self._names), x.shape[1], dtype=wide, device=x.device)
-        sums.index_add_(0, rows, x[tokens].to(wide))
-        for row in set(rows.tolist()):
-            key = (self._names[row], layer)
-            self._sums[key] = self._sums[key] + sums[row] if key in self._sums else sums[row]
-
-    def write(self, path: str) -> None:
-        """Means, one tensor [layers, d] for each name under which a request asked for it."""
-        means = {
-            name: torch.stack([self._sums[name, layer] for layer in self.layers]).cpu() / count
-            for name, count in self._counts.items()
-            if count
-        }
-        write_atomic(path, save({name: mean.float() for name, mean in means.items()}))
