@@ -9,7 +9,7 @@ Source: arXiv:2507.21509, section 3, and its cal_projection.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trimtab.activations import All, Generated, LastPrompt
-from trimtab.activations.capture import capture
+from trimtab.activations.capture import Read, capture
 from trimtab.activations.positions import Positions
 from trimtab.activations.texts import Completed
 from trimtab.data import Prompt
@@ -54,6 +54,7 @@ def projections(
     kind: Kind = "proj",
     *,
     published: bool = False,
+    read: Callable[..., list[Read]] | None = None,
 ) -> Float[Tensor, "rows axes"]:
     """Where each answer lies on each axis, from one pass over the exchanges.
 
@@ -64,6 +65,7 @@ def projections(
         axes: Directions, each with its layer.
         kind: What is measured; see the module.
         published: Round means to the model's dtype, as the published code does; float64 otherwise.
+        read: What reads the states, as `capture_each` does; a backend has one of its own.
 
     Returns:
         float64, [rows, axes]; in the units of the residual stream, a cosine for "cos_sim".
@@ -84,7 +86,8 @@ def projections(
             return found
         raise UsageError("There is nothing to project.", "Give rows and at least one vector.")
     layers = sorted({axis.layer for axis in axes})
-    states = capture(lm, [exchanges[i] for i in rows], at=at, layers=layers)
+    texts = [exchanges[i] for i in rows]
+    states = read(lm, texts, [at])[0].raw if read else capture(lm, texts, at=at, layers=layers)
     for column, axis in enumerate(axes):
         a, v = states.layer(axis.layer), axis.vector[axis.layer]
         if published:

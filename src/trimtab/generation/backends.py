@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
-from typing import cast
+from typing import Protocol, cast
 
+from trimtab.activations.capture import Read, Text, capture_each
+from trimtab.activations.positions import Positions
 from trimtab.errors import UsageError
 from trimtab.generation.rows import Backend
 from trimtab.models import LanguageModel
 from trimtab.models.lens import lens_model
+
+
+class Reader(Protocol):
+    """Means of every layer over several choices of tokens, a `Read` for each choice."""
+
+    def __call__(
+        self, lm: LanguageModel, texts: Sequence[Text], at: Sequence[str | Positions]
+    ) -> list[Read]: ...
+
 
 _HOMES = {
     "transformers": "transformers_backend",
@@ -33,6 +45,20 @@ def backend(name: str) -> Backend:
             f"In an environment of its own: pip install 'trimtab[{name.replace('_', '-')}]'.",
         ) from error
     return cast(Backend, module.complete)
+
+
+def reader(name: str) -> Reader:
+    """How a backend reads means of the residual stream: `activations.capture.capture_each`.
+
+    vLLM reads in its own engine; the others in the model that `model_of` gives.
+
+    Raises:
+        UsageError: As `backend`.
+    """
+    backend(name)
+    if name != "vllm":
+        return capture_each
+    return cast(Reader, import_module("trimtab.generation.vllm.capture").capture_each)
 
 
 def model_of(name: str, lm: LanguageModel) -> LanguageModel:

@@ -29,6 +29,7 @@ from trimtab.experiments.persona.rollouts import (
 )
 from trimtab.experiments.persona.traits import Trait, read_trait
 from trimtab.experiments.run_folder import Progress, RunFolder, quiet, run_path
+from trimtab.generation.backends import reader
 from trimtab.interventions import Add
 from trimtab.scoring.judge import COHERENCE
 from trimtab.vectors import SteeringVector
@@ -152,7 +153,7 @@ def _vector(bench: Bench, name: str) -> tuple[SteeringVector, JSON]:
 
     def make() -> JSON:
         pos, neg = (read_table(_table_path(bench, name, s, "extract"), name) for s in SIDES)
-        found = extract(bench.lm, pos, neg, name, config.threshold)
+        found = extract(bench.lm, pos, neg, name, config.threshold, reader(config.backend))
         found.save(folder.path / "vectors")
         return results.kept(found.kept)
 
@@ -197,7 +198,9 @@ def _held_out(bench: Bench, trait: Trait, vector: SteeringVector, chosen: JSON) 
     against = _steer(bench, f"{name}-eval-pos-against", trait, vector, asking, [down],
                      config.samples)[down]  # fmt: skip
     along = [
-        projections(bench.lm, side.completions, [Axis(vector, at)])[:, 0].tolist()
+        projections(bench.lm, side.completions, [Axis(vector, at)], read=reader(config.backend))[
+            :, 0
+        ].tolist()
         for side in (prompted, opposite)
     ]
     return {

@@ -21,6 +21,7 @@ from trimtab.activations.positions import Positions
 from trimtab.data import Prompt
 from trimtab.directions import mean_difference
 from trimtab.errors import UsageError
+from trimtab.generation.backends import Reader
 from trimtab.models import LanguageModel
 from trimtab.scoring.judge import COHERENCE
 from trimtab.vectors import SteeringVector
@@ -122,8 +123,9 @@ def extract(
     neg: pd.DataFrame,
     trait: str,
     threshold: float = 50.0,
+    read: Reader = capture_each,
 ) -> Extracted:
-    """The trait's vectors, from judged tables.
+    """The trait's vectors, from judged tables; `read` is a backend's way to read activations.
 
     Raises:
         UsageError: As `keep`, and as `capture` for a row that is longer than the context.
@@ -135,16 +137,16 @@ def extract(
         for side in (pos, neg)
         for prompt, answer in zip(side["prompt"].iloc[rows], side["answer"].iloc[rows], strict=True)
     ]
-    read = dict(zip(PLACES, capture_each(lm, texts, list(PLACES.values())), strict=True))
+    reads = dict(zip(PLACES, read(lm, texts, list(PLACES.values())), strict=True))
     half = len(rows)
     return Extracted(
         trait,
-        {place: _difference(found, half, trait) for place, found in read.items()},
+        {place: _difference(found, half, trait) for place, found in reads.items()},
         {
             place: (found.normed[:half].double().mean(0) - found.normed[half:].double().mean(0))
             .float()
             .numpy()
-            for place, found in read.items()
+            for place, found in reads.items()
         },
         kept,
     )

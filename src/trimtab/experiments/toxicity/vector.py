@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from trimtab.activations import Activations, Last, capture
+from trimtab.activations import Activations, Last
+from trimtab.activations.capture import capture_each
 from trimtab.data import Prompt
 from trimtab.directions import mean_difference
 from trimtab.errors import RunError
@@ -18,6 +19,7 @@ from trimtab.experiments.grid import Scored
 from trimtab.experiments.run_folder import RunFolder
 from trimtab.experiments.toxicity.config import ToxicityConfig
 from trimtab.generation import Completion
+from trimtab.generation.backends import Reader, reader
 from trimtab.models import LanguageModel
 from trimtab.scoring import Scorer
 from trimtab.vectors import SteeringVector
@@ -87,9 +89,10 @@ def make_vector(
 
 
 def _read(lm: LanguageModel, rows: Sequence[Scored], config: ToxicityConfig) -> Activations:
+    read = reader(config.backend)
     if config.compat not in ("caa-last-fed", "published"):
-        return capture(lm, [row.completion for row in rows], at=Last(config.pool))
-    return last_fed(lm, [fed(row.completion) for row in rows], config.pool)
+        return read(lm, [row.completion for row in rows], [Last(config.pool)])[0].raw
+    return last_fed(lm, [fed(row.completion) for row in rows], config.pool, read)
 
 
 def fed(completion: Completion) -> Fed:
@@ -98,7 +101,9 @@ def fed(completion: Completion) -> Fed:
     return Fed(completion.prompt, kept)
 
 
-def last_fed(lm: LanguageModel, texts: Sequence[Fed], pool: int) -> Activations:
+def last_fed(
+    lm: LanguageModel, texts: Sequence[Fed], pool: int, read: Reader = capture_each
+) -> Activations:
     """What the published code read: with a cache, only the token fed last.
 
     Where nothing was fed back (the first new token ended it) that is the prompt's own forward pass,
@@ -108,7 +113,7 @@ def last_fed(lm: LanguageModel, texts: Sequence[Fed], pool: int) -> Activations:
         ([i for i, text in enumerate(texts) if text.tokens], Last(1)),
         ([i for i, text in enumerate(texts) if not text.tokens], Last(pool)),
     ]
-    found = [capture(lm, [texts[i] for i in rows], at=at) for rows, at in groups if rows]
+    found = [read(lm, [texts[i] for i in rows], [at])[0].raw for rows, at in groups if rows]
     order = [i for rows, _ in groups for i in rows]
     together = dataclasses.replace(
         found[0],
