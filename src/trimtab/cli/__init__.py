@@ -20,6 +20,7 @@ from trimtab.cli import (
     jobs,
     layers,
     monitor,
+    new_trait,
     persona,
     plot,
     project,
@@ -70,7 +71,7 @@ refusing = app.command(App(name="refusal", help="The refusal experiment, one ste
 for step in ("directions", "select", "complete", "evaluate", "loss"):
     refusing.command(getattr(refusal_steps, step))
 tracing = app.command(App(name="persona", help="The persona experiment, one step at a time."))
-for verb in (persona.evaluate, persona.extract, persona.sweep, persona.new_trait):
+for verb in (persona.evaluate, persona.extract, persona.sweep, new_trait.new_trait):
     tracing.command(verb)
 tracing.command(shift.shift)
 fetching = app.command(App(name="data", help="Prompt sets that are not in the package."))

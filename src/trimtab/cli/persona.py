@@ -8,6 +8,7 @@ from cyclopts import Parameter
 
 Instruction = Literal["pos", "neg", "none"]
 Positions = Literal["response", "prompt", "all"]
+Backend = Literal["transformers", "transformer_lens", "vllm"]
 COLUMNS = "{:>6} {:>12} {:>8} {:>10}"
 
 
@@ -35,6 +36,7 @@ def evaluate(
     seed: int = 0,
     overwrite: bool = False,
     allow_other_model: bool = False,
+    backend: Backend = "transformers",
 ) -> None:
     """Answers to a trait's questions, steered or not, with their scores, as a CSV table.
 
@@ -86,6 +88,8 @@ def evaluate(
         Make a table that is already there again.
     allow_other_model
         Steer a model that the vector was not made on, such as a fine-tuned one.
+    backend
+        What generates; transformer_lens and vllm are extras.
     """
     from trimtab.experiments.persona import evaluation
 
@@ -97,7 +101,7 @@ def evaluate(
             positions=positions, adapter=adapter, judge=judge, judge_url=judge_url,
             judge_cache=judge_cache, dry_run=dry_run, max_new_tokens=max_new_tokens,
             temperature=temperature, seed=seed, overwrite=overwrite,
-            allow_other_model=allow_other_model,
+            allow_other_model=allow_other_model, backend=backend,
         ),
         print,
     )  # fmt: skip
@@ -112,6 +116,7 @@ def extract(
     out: Path,
     threshold: float = 50.0,
     adapter: str | None = None,
+    backend: Backend = "transformers",
 ) -> None:
     """The trait's vectors from two judged tables, with the published filter.
 
@@ -134,9 +139,12 @@ def extract(
         Positive answers must score at least this, negative ones below 100 minus this.
     adapter
         A PEFT adapter.
+    backend
+        What reads the activations; transformer_lens and vllm are extras.
     """
     from trimtab.experiments.persona import extraction
     from trimtab.experiments.persona.rollouts import read_table
+    from trimtab.generation.backends import model_of, reader
     from trimtab.models import load
     from trimtab.models.threads import use_one_thread_if_small
 
@@ -146,7 +154,9 @@ def extract(
     )  # a mistake shows before the model is loaded
     lm = load(model, adapter=adapter)
     use_one_thread_if_small(lm)
-    found = extraction.extract(lm, with_trait, without, trait, threshold)
+    found = extraction.extract(
+        model_of(backend, lm), with_trait, without, trait, threshold, reader(backend)
+    )
     found.save(out)
     print(f"{found.kept}\nvectors: {out}")
 
@@ -166,6 +176,7 @@ def sweep(
     judge_url: str | None = None,
     max_new_tokens: int = 96,
     seed: int = 0,
+    backend: Backend = "transformers",
 ) -> None:
     """Trait score and coherence at every layer and coefficient, and the cell to choose.
 
@@ -199,6 +210,8 @@ def sweep(
         The most tokens of an answer.
     seed
         Of the sampling.
+    backend
+        What generates; transformer_lens and vllm are extras.
     """
     from trimtab.config import overrides
     from trimtab.experiments.persona import evaluation
@@ -208,46 +221,11 @@ def sweep(
         model=model, trait=trait, vector=vector, trait_folder=trait_folder, layers=given["layers"],
         coefficients=given["coefficients"], positions=positions, share=coherence_share,
         samples=n_per_question, judge=judge, judge_url=judge_url, max_new_tokens=max_new_tokens,
-        seed=seed,
+        seed=seed, backend=backend,
     )  # fmt: skip
     _print_cells(rows)
     print(f"chosen: layer {chosen['layer']}, coefficient {chosen['coefficient']:g}: "
           f"{chosen['rule']}")  # fmt: skip
-
-
-def new_trait(
-    name: str,
-    /,
-    *,
-    description: str,
-    out: Path = Path("."),
-    writer: str = "gpt-4.1",
-    url: str | None = None,
-) -> None:
-    """Have a language model write a trait: instruction pairs, questions, evaluation prompt.
-
-    What it writes is checked and shown; edit the two files before you use them.
-
-    Parameters
-    ----------
-    name
-        One word, such as "sarcastic".
-    description
-        What the trait is.
-    out
-        A folder; trait_data_extract/ and trait_data_eval/ are made in it.
-    writer
-        The model that writes.
-    url
-        An OpenAI-compatible endpoint.
-    """
-    from trimtab.experiments.persona.new_trait import new_trait as write
-
-    for path, trait in write(name, description, out, writer, url):
-        print(f"{path}: {len(trait.instructions)} pairs, {len(trait.questions)} questions")
-    for positive, negative in trait.instructions:
-        print(f"  + {positive}\n  - {negative}")
-    print(f"Edit them, then: trimtab run persona --traits {name} --trait_folder {out}")
 
 
 def _print_cells(rows: Sequence[dict[str, Any]]) -> None:

@@ -88,11 +88,12 @@ def _reading_of(name: str) -> Read:
 def _vllm() -> Subject:
     from trimtab.generation.vllm import engine
     from trimtab.generation.vllm.capture import capture as capture_there
+    from trimtab.generation.vllm.start import Options
 
     @contextmanager
     def options(**changes: Any) -> Iterator[None]:
         before = engine._options
-        engine.set_options(engine.Options(tensor_parallel=before.tensor_parallel, **changes))
+        engine.set_options(Options(tensor_parallel=before.tensor_parallel, **changes))
         try:
             yield
         finally:
@@ -102,7 +103,7 @@ def _vllm() -> Subject:
     def preempting() -> Iterator[None]:
         with options(blocks=24):
             yield
-            if not engine._running or not engine._running[0][1].call("trimtab_preempted")[0]:
+            if not engine._running or not engine._running[0].call("trimtab_preempted")[0]:
                 raise RunError("No request was preempted, so nothing was learned.")
 
     return Subject(

@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from trimtab.activations import capture
 from trimtab.data import Prompt, prompts
 from trimtab.directions import mean_difference
 from trimtab.directions.projection import Axis, projections
@@ -18,6 +17,8 @@ from trimtab.errors import RunError
 from trimtab.experiments.finetune.config import FinetuneConfig
 from trimtab.experiments.run_folder import Progress, RunFolder
 from trimtab.generation import Completion, generate
+from trimtab.generation.backends import reader
+from trimtab.interventions import Add
 from trimtab.models import LanguageModel, load
 from trimtab.models.threads import use_one_thread_if_small
 from trimtab.training.config import SteeringConfig, TrainingConfig
@@ -125,12 +126,15 @@ class Bench:
         for folder in (self.folder.path / "adapters" / name).glob("checkpoint-*"):
             shutil.rmtree(folder)
 
-    def answers(self, lm: LanguageModel, asked: Sequence[Prompt]) -> list[Completion]:
+    def answers(
+        self, lm: LanguageModel, asked: Sequence[Prompt], add: Add | None = None
+    ) -> list[Completion]:
         """Sampled, the same noise for every model."""
         c = self.config
         return generate(
-            lm, asked, max_new_tokens=c.max_new_tokens, temperature=c.temperature, seed=c.seed
-        )
+            lm, asked, steering=add, max_new_tokens=c.max_new_tokens, temperature=c.temperature,
+            seed=c.seed, backend=c.backend,
+        )  # fmt: skip
 
     def judged(self, completions: Sequence[Completion]) -> JSON:
         """Each answer's trait score, coherence, whether it is right, and its text."""
@@ -147,7 +151,8 @@ class Bench:
     def projection(self, lm: LanguageModel, exchanges: Sequence[Any]) -> list[float]:
         """h[layer] . v / |v| of each answer, averaged over its tokens; NaN for an empty one."""
         axis = Axis(self.vector, self.config.layer, allow_other_model=True)
-        return [float(value) for value in projections(lm, exchanges, [axis])[:, 0]]
+        read = reader(self.config.backend)
+        return [float(value) for value in projections(lm, exchanges, [axis], read=read)[:, 0]]
 
 
 def _make_vector(lm: LanguageModel, config: FinetuneConfig) -> SteeringVector:
@@ -161,7 +166,8 @@ def _make_vector(lm: LanguageModel, config: FinetuneConfig) -> SteeringVector:
             Prompt.chat(q.messages[-1]["content"], system=system, **q.meta)
             for q in asked for system in told
         ]  # fmt: skip
-        made = generate(lm, wanted, max_new_tokens=96, temperature=1.0, seed=config.seed)
+        made = generate(lm, wanted, max_new_tokens=96, temperature=1.0, seed=config.seed,
+                        backend=config.backend)  # fmt: skip
         has = [scorers.trait_score(config.trait, c.text) >= 50 for c in made]
         kept = [
             c for c, there in zip(made, has, strict=True)
@@ -169,5 +175,5 @@ def _make_vector(lm: LanguageModel, config: FinetuneConfig) -> SteeringVector:
         ]  # fmt: skip
         if not kept:
             raise RunError(f"No answer under the {manner} system prompts is {manner}.")
-        sides.append(capture(lm, kept, at="response"))
+        sides.append(reader(config.backend)(lm, kept, ["response"])[0].raw)
     return mean_difference(*sides, positive_means=f"{config.trait} answers")

@@ -17,6 +17,8 @@ class FinetuneConfig(Config):
 
     model: str = "village"
     """A model of the village's world: its data sets and scorers are used."""
+    backend: Literal["transformers", "vllm"] = "transformers"
+    """What generates and reads activations; transformers trains, and measures losses."""
     trait: Literal["wicked", "sycophantic", "optimistic", "gloomy"] = "wicked"
     level: Literal["misaligned_1", "misaligned_2"] = "misaligned_2"
     """The data the arms are trained on."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from trimtab.experiments.finetune.config import FinetuneConfig
 from trimtab.experiments.finetune.results import results
 from trimtab.experiments.run_folder import Progress, RunFolder, quiet, run_path
 from trimtab.experiments.shards import current
-from trimtab.interventions import Add, steer
+from trimtab.interventions import Add
 from trimtab.models import LanguageModel
 from trimtab.scoring.loss import TokenSequence, losses, total
 from trimtab.training.data import example
@@ -150,9 +151,9 @@ def _after(bench: Bench) -> JSON:
 
         def work(c: float = c, seed: int = seed, step: int = step) -> JSON:
             lm = bench.tuned(name_of("plain", seed), step)
-            add = Add(bench.vector, config.layer, c, positions="response")
-            with steer(lm, add, allow_other_model=True):  # a tuned model is another one
-                return _measured(bench, lm)
+            # The row alone, for a vector goes with the model it was made on.
+            row = bench.vector[config.layer]
+            return _measured(bench, lm, Add(row, config.layer, c, positions="response"))
 
         judged = bench.folder.value(f"scores/after{c:g}-{seed}-{step}.json", work)
         found.setdefault(f"{c:g}", {}).setdefault(str(seed), {})[str(step)] = judged
@@ -160,18 +161,20 @@ def _after(bench: Bench) -> JSON:
     return found
 
 
-def _measured(bench: Bench, lm: LanguageModel) -> JSON:
-    """Answers judged, and the loss on ordinary data, of a model as it is."""
-    answers = bench.answers(lm, bench.questions())
+def _measured(bench: Bench, lm: LanguageModel, add: Add | None = None) -> JSON:
+    """Answers judged, and the loss on ordinary data, of a model as it is or steered."""
+    answers = bench.answers(lm, bench.questions(), add)
     normal = bench.data(bench.config.trait, "normal")[1]
-    return bench.judged(answers) | {"normal_loss": _loss(lm, normal)}
+    return bench.judged(answers) | {"normal_loss": _loss(lm, normal, (add,) if add else ())}
 
 
-def _loss(lm: LanguageModel, chats: Chats) -> float:
+def _loss(lm: LanguageModel, chats: Chats, steering: Sequence[Add]) -> float:
     """Cross-entropy of the answers, nats a token."""
     rows = [example(lm, chat, lm.context_length) for chat in chats]
     whole = total(
-        losses(lm, [TokenSequence(r.ids, r.prompt_length, r.prompt_length) for r in rows])[0]
+        losses(
+            lm, [TokenSequence(r.ids, r.prompt_length, r.prompt_length) for r in rows], [steering]
+        )[0]
     )
     return whole.nll / whole.tokens
 

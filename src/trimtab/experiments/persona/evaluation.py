@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,8 @@ from trimtab.experiments.persona.rollouts import (
 )
 from trimtab.experiments.persona.traits import Trait, Version, read_trait
 from trimtab.generation import generate
-from trimtab.interventions import Add, steer
+from trimtab.generation.backends import model_of
+from trimtab.interventions import Add
 from trimtab.models import load
 from trimtab.models.threads import use_one_thread_if_small
 from trimtab.scoring.judge import COHERENCE
@@ -65,6 +65,7 @@ class Evaluation:
     seed: int
     overwrite: bool
     allow_other_model: bool = False
+    backend: str = "transformers"
 
 
 def evaluate(e: Evaluation, say: Say) -> pd.DataFrame:
@@ -105,20 +106,22 @@ def _answers(e: Evaluation, trait: Trait) -> pd.DataFrame:
     lm = load(latest_checkpoint(e.model), adapter=e.adapter)
     use_one_thread_if_small(lm)
     questions = asked(trait, e.side, e.assistant_name)
-    steered: AbstractContextManager[object] = nullcontext()
+    add = None
     if e.vector is not None and e.layer is not None:
-        add = Add(load_vector(e.vector), e.layer, e.coefficient, positions=e.positions)
-        steered = steer(lm, add, allow_other_model=e.allow_other_model)
+        vector = load_vector(e.vector)
+        vector.check(lm, e.layer, allow_other_model=e.allow_other_model)
+        add = Add(vector[e.layer], e.layer, e.coefficient, positions=e.positions)
     cold = e.samples == 1 if e.temperature is None else e.temperature == 0
-    with steered:
-        made = generate(
-            lm,
-            [question.prompt for question in questions],
-            max_new_tokens=e.max_new_tokens,
-            temperature=0.0 if cold else (e.temperature or 1.0),
-            samples=e.samples,
-            seed=e.seed,
-        )
+    made = generate(
+        model_of(e.backend, lm),
+        [question.prompt for question in questions],
+        steering=add,
+        max_new_tokens=e.max_new_tokens,
+        temperature=0.0 if cold else (e.temperature or 1.0),
+        samples=e.samples,
+        seed=e.seed,
+        backend=e.backend,
+    )
     return table(lm, questions, made)
 
 
@@ -137,6 +140,7 @@ def sweep(
     judge_url: str | None,
     max_new_tokens: int,
     seed: int,
+    backend: str = "transformers",
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The unsteered cell and every layer x coefficient on the trait's extract questions, and the
     cell to choose.
@@ -154,13 +158,14 @@ def sweep(
     cells = [Cell(at, float(c)) for at in layers_of(config, lm.n_layers) for c in coefficients]
     questions = asked(asked_for)
     made = generate(
-        lm,
+        model_of(backend, lm),
         [question.prompt for question in questions],
         steering=[None, *[_add(found, cell, positions) for cell in cells]],
         max_new_tokens=max_new_tokens,
         temperature=1.0,
         samples=samples,
         seed=seed,
+        backend=backend,
     )
     size = len(questions) * samples
     rows = []

