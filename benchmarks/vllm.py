@@ -1,9 +1,10 @@
 """Throughput of vLLM, plain and steered, beside the transformers backend and `model.generate`.
 
 `python -m benchmarks.vllm` in an environment with vLLM. Greedy, all rows equally long, one thread
-each; arms in turn, wall seconds (vLLM runs in a process of its own), medians. Plain vLLM is
-`LLM.generate` of an engine without hooks; steered is the whole call of our backend, a vector of
-its own for each of eight groups of rows, at the middle layer.
+each; arms in turn, medians. Throughput is of wall seconds; beside it the processor seconds of this
+process and vLLM's own, which do not swing with the neighbours. Plain vLLM is `LLM.generate` of an
+engine without hooks; steered is the whole call of our backend, a vector of its own for each of
+eight groups of rows: added at the middle layer, or ablated everywhere.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import psutil
 import torch
 
 from benchmarks.harness import RESULTS, random_llama
@@ -67,25 +69,36 @@ def measure(lm: LanguageModel, rows: int, tokens: int, repeats: int) -> dict[str
         "transformers backend": ours(transformers_backend.complete, plain),
         "model.generate": _plain_generate(lm, prompts, tokens),
     }
+    processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+
+    def cpu() -> float:
+        return sum(sum(process.cpu_times()[:2]) for process in processes)
+
     seconds: dict[str, list[float]] = {arm: [] for arm in arms}
+    cpu_seconds: dict[str, list[float]] = {arm: [] for arm in arms}
     for repeat in range(repeats + 1):
         for arm, run in sorted(arms.items(), reverse=repeat % 2 == 0):
-            began = time.perf_counter()
+            began, worked = time.perf_counter(), cpu()
             run()
-            taken = time.perf_counter() - began
-            print(f"{lm.name} {arm}: {taken:.1f} s", flush=True)
+            taken, worked = time.perf_counter() - began, cpu() - worked
+            print(f"{lm.name} {arm}: {taken:.2f} s, {worked:.2f} s of processor", flush=True)
             if repeat:
                 seconds[arm].append(taken)
+                cpu_seconds[arm].append(worked)
     engine.shut_down()
     speed = {arm: rows * tokens / statistics.median(taken) for arm, taken in seconds.items()}
+    work = {arm: statistics.median(taken) for arm, taken in cpu_seconds.items()}
     return {
         "rows": rows,
         "tokens": tokens,
         "tokens_per_second": speed,
         "steered_over_plain": speed["vLLM, added to"] / speed["vLLM, plain"],
         "ablated_over_plain": speed["vLLM, ablated"] / speed["vLLM, plain"],
+        "steered_over_plain_cpu": work["vLLM, plain"] / work["vLLM, added to"],
+        "ablated_over_plain_cpu": work["vLLM, plain"] / work["vLLM, ablated"],
         "target": TARGET,
         "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
     }
 
 
@@ -133,13 +146,15 @@ def main() -> None:
     torch.set_num_threads(1)
     known = json.loads(RESULTS.read_text(encoding="utf-8"))
     village = load("village", dtype=torch.float32, device="cpu")
-    known["vllm_village"] = measure(village, rows=128, tokens=32, repeats=7)
+    known["vllm_village"] = measure(village, rows=128, tokens=32, repeats=15)
     known["vllm_100m"] = measure(random_llama(), rows=32, tokens=16, repeats=7)
     write_atomic(RESULTS, json.dumps(known, indent=2, sort_keys=True) + "\n")
     for name in ("vllm_village", "vllm_100m"):
         for arm, speed in known[name]["tokens_per_second"].items():
             print(f"{name:<14}{arm:<32}{speed:9.0f} tokens/s")
-        print(f"{name:<14}steered / plain vLLM {known[name]['steered_over_plain']:.3f}")
+        for arm in ("steered", "ablated"):
+            wall, worked = (known[name][f"{arm}_over_plain{of}"] for of in ("", "_cpu"))
+            print(f"{name:<14}{arm} / plain vLLM {wall:.3f}, of processor time {worked:.3f}")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import warnings
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,10 @@ def arguments(config: TrainingConfig, lm: LanguageModel, evaluated: bool) -> Any
     """TRL's SFTConfig; the data come ready made, and every loss is logged."""
     from trl.trainer.sft_config import SFTConfig
 
+    # transformers 5.20 gave it another name
+    known = {field.name for field in fields(SFTConfig)}
+    new, old = "activation_checkpointing", "gradient_checkpointing"
+    checkpointing: dict[str, Any] = {new if new in known else old: config.gradient_checkpointing}
     when = "no" if not evaluated else "steps" if config.eval_steps else "epoch"
     return SFTConfig(
         output_dir=config.output_dir, seed=config.seed, max_length=None,
@@ -93,7 +98,7 @@ def arguments(config: TrainingConfig, lm: LanguageModel, evaluated: bool) -> Any
         per_device_train_batch_size=config.per_device_train_batch_size,
         per_device_eval_batch_size=config.per_device_train_batch_size,
         gradient_accumulation_steps=config.gradient_accumulation_steps,
-        activation_checkpointing=config.gradient_checkpointing,
+        **checkpointing,
         warmup_steps=config.warmup_steps, learning_rate=config.learning_rate,
         lr_scheduler_type=config.lr_scheduler_type, logging_steps=config.logging_steps,
         eval_strategy=when, eval_steps=config.eval_steps, save_strategy="steps",
