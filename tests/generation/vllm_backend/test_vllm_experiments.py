@@ -172,6 +172,7 @@ def test_finetune(tmp_path: Path, calls: list[int], monkeypatch: pytest.MonkeyPa
         fresh(*args)
 
     monkeypatch.setattr(engine.Engine, "__init__", counted)
+    engine.shut_down()
     there = ran("finetune", FINETUNE, tmp_path / "there", "vllm")
     assert calls
     assert len(started) == 2  # one for the model alone, one with room for an adapter
