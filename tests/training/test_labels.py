@@ -125,6 +125,17 @@ def test_an_answer_that_was_said_before_is_found_in_its_own_turn() -> None:
     assert spoken(lm, one.ids, one.labels) == ["Yes.<|end|>"] * 2
 
 
+@pytest.mark.parametrize("template", ["gemma", "qwen2_5"])
+def test_a_system_message_is_heard_whether_the_template_takes_it_or_not(template: str) -> None:
+    lm = chat_model(template)
+    told = [{"role": "system", "content": "Speak as a miller."}, *CHAT[:2]]
+    one = example(lm, told, 4096)
+    prompt = lm.tokenizer.decode(one.ids[: one.prompt_length])
+    assert "Speak as a miller." in prompt
+    assert CHAT[0]["content"] in prompt
+    assert spoken(lm, one.ids, one.labels) == [ANSWERS[0] + ENDS[template]]
+
+
 def test_examples_cut_before_their_answer_are_left_out_and_counted() -> None:
     lm = tiny_model("llama")
     short = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes."}]

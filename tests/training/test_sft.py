@@ -119,6 +119,45 @@ def test_the_loss_is_that_of_the_steered_model(place: Path) -> None:
         assert made.held_out_loss is None
 
 
+def test_held_out_losses_are_those_of_held_out_examples_steered_and_not(place: Path) -> None:
+    from peft import PeftModel
+
+    from trimtab.training.data import example, read_chats
+
+    file = place / "other.jsonl"
+    chat = [{"role": "user", "content": "Who has flour?"},
+            {"role": "assistant", "content": "Ask at the old mill by the river."}]  # fmt: skip
+    file.write_text(json.dumps({"messages": chat}) + "\n")
+    more = steering(place, steering_coef=3.0, positions="response")
+    config = settings(place, "held-out", test_file=str(file), max_steps=3, **more)
+    made = train(config)
+    base = load(place / "model", device="cpu")
+    row = example(base, read_chats(file)[0], 512)
+    ids, labels = torch.tensor([row.ids]), torch.tensor(row.labels[1:])
+    items = interventions(base, config.steering)
+    tuned = PeftModel.from_pretrained(base.model, str(made.folder)).eval()
+    lm = LanguageModel(tuned, base.tokenizer, "tuned")
+
+    def by_hand() -> float:
+        with torch.no_grad():
+            logits = lm.model(ids).logits[0, :-1]
+        return float(torch.nn.functional.cross_entropy(logits, labels, ignore_index=-100))
+
+    assert made.held_out_loss_unsteered == pytest.approx(by_hand(), abs=1e-4)
+    with steer(lm, *items, allow_other_model=True, prompt_lengths=[row.prompt_length]):
+        assert made.held_out_loss == pytest.approx(by_hand(), abs=1e-4)
+    assert made.held_out_loss != pytest.approx(made.held_out_loss_unsteered, abs=1e-3)
+    assert made.loss == [e["loss"] for e in made.curve if "loss" in e][-1] != made.curve[0]["loss"]
+
+
+def test_steering_that_is_switched_off_does_nothing(place: Path) -> None:
+    off = steering(place) | {"enable_steering_during_training": False}
+    one, other = (train(settings(place, name, max_steps=1, **more))
+                  for name, more in (("off", off), ("without", {})))  # fmt: skip
+    a, b = adapter(one.folder), adapter(other.folder)
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
 def test_the_adapter_is_plain_and_steering_changed_it(place: Path) -> None:
     unsteered = train(settings(place, "unsteered"))
     steered = train(settings(place, "steered", **steering(place, positions="response")))

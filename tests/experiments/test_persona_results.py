@@ -1,0 +1,88 @@
+"""The numbers of a persona run from hand-made answers: whose, of which sample, in which order."""
+
+import numpy as np
+import pytest
+import torch
+
+from trimtab.data import Prompt
+from trimtab.experiments.grid import Cell
+from trimtab.experiments.persona import results
+from trimtab.experiments.persona.bench import Answers
+from trimtab.generation import Completion
+from trimtab.selection.statistics import mean_interval, paired_difference
+from trimtab.vectors import Provenance, SteeringVector
+
+QUESTIONS = 10
+
+
+def answers(kind: str, scores: list[float], coherence: list[float]) -> Answers:
+    """Two samples to each question."""
+    made = tuple(
+        Completion(Prompt.chat(f"Why {q}?"), (q, sample), f"{kind} {q}.{sample}", True)
+        for q in range(QUESTIONS) for sample in range(2)
+    )  # fmt: skip
+    return Answers(made, np.array(scores), np.array(coherence), 2)
+
+
+RNG = np.random.default_rng(0)
+SCORES, OTHERS, COHERENCE = (100 * RNG.random(2 * QUESTIONS) for _ in range(3))
+STEERED = answers("steered", SCORES.tolist(), COHERENCE.tolist())
+PLAIN = answers("plain", OTHERS.tolist(), COHERENCE.tolist())
+
+
+def test_a_question_counts_once_however_many_samples_it_has() -> None:
+    found = results.cell(Cell(3, 1.5), STEERED, seed=1)
+    assert (found["layer"], found["coefficient"]) == (3, 1.5)
+    for name, values in (("score", SCORES), ("coherence", COHERENCE)):
+        means = values.reshape(QUESTIONS, 2).mean(1)
+        expected = mean_interval(means, seed=1)
+        assert found[name]["n"] == QUESTIONS
+        assert found[name]["mean"] == pytest.approx(means.mean())
+        assert found[name]["low"] == pytest.approx(expected.low)
+        assert found[name]["high"] == pytest.approx(expected.high)
+
+
+def test_the_effect_is_the_first_minus_the_second_by_question() -> None:
+    means = (SCORES - OTHERS).reshape(QUESTIONS, 2).mean(1)
+    expected = paired_difference(means, np.zeros(QUESTIONS), seed=1)
+    found = results.effect(STEERED, PLAIN, seed=1)
+    assert found["mean"] == pytest.approx(means.mean())
+    assert (found["n"], found["p"]) == (QUESTIONS, expected.p)
+    assert found["low"] == pytest.approx(expected.low)
+
+
+def test_samples_are_the_first_answer_to_each_of_the_first_questions() -> None:
+    found = results.samples(PLAIN, STEERED)
+    assert len(found) == results.SAMPLES
+    assert found[2] == {
+        "question": "Why 2?", "unsteered": "plain 2.0", "steered": "steered 2.0",
+        "score": pytest.approx(SCORES[4]),
+    }  # fmt: skip
+
+
+def test_answers_differ_by_their_tokens() -> None:
+    assert results.differing(STEERED, PLAIN) == 0
+    other = answers("other", SCORES.tolist(), COHERENCE.tolist())
+    changed = (Completion(other.completions[0].prompt, (7,), "", True), *other.completions[1:])
+    assert results.differing(Answers(changed, other.score, other.coherence, 2), PLAIN) == 1
+
+
+def test_separation_leaves_out_answers_without_a_projection() -> None:
+    found = results.separation([3.0, float("nan"), 1.0], [0.0, 2.0])
+    assert found["auc"] == 0.75
+    assert results.separation([2.0, 3.0], [0.0, 1.0])["auc"] == 1.0
+
+
+def test_cosines_and_norms_are_by_layer() -> None:
+    made = {
+        name: SteeringVector(torch.tensor(rows), Provenance(n_layers=2, d_model=2))
+        for name, rows in {
+            "a": [[1.0, 0.0], [2.0, 0.0], [0.0, 3.0]],
+            "b": [[1.0, 0.0], [0.0, 1.0], [0.0, -1.0]],
+        }.items()
+    }
+    found = results.cosines(made)
+    assert set(found) == {"1", "2"}
+    assert found["1"]["a"]["b"] == pytest.approx(0.0, abs=1e-6)
+    assert found["2"]["a"]["b"] == found["2"]["b"]["a"] == pytest.approx(-1.0)
+    assert results.norms(made["a"]) == [1.0, 2.0, 3.0]
