@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from trimtab import UsageError, load_vector
+from trimtab.data import Prompt
 from trimtab.experiments.persona import results
 from trimtab.experiments.persona.config import PersonaConfig
 from trimtab.experiments.persona.experiment import run
+from trimtab.models import encode, load
 from trimtab.village.scorers import trait_score
 
 SMALL = {
@@ -41,6 +44,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[PersonaConfig, P
     return wanted, run(wanted, root / "runs")
 
 
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
 def test_numbers_follow_from_the_files(finished: tuple[PersonaConfig, Path]) -> None:
     _, folder = finished
     found: dict[str, Any] = json.loads((folder / "results.json").read_text())["traits"]["wicked"]
@@ -58,6 +65,51 @@ def test_numbers_follow_from_the_files(finished: tuple[PersonaConfig, Path]) -> 
     assert found["against"]["effect"]["mean"] < 0
     vector = load_vector(folder / "vectors/wicked_response_avg_diff.safetensors")
     assert found["norms"] == pytest.approx(vector.norms().tolist(), rel=1e-5)
+
+
+def test_each_step_has_its_own_questions(finished: tuple[PersonaConfig, Path]) -> None:
+    wanted, folder = finished
+    assert wanted.trait_folder is not None
+    for version, names in (
+        ("extract", ("extract-pos", "extract-neg", "sweep")),
+        ("eval", ("test", "eval-pos", "eval-neg", "eval-pos-against")),
+    ):
+        trait = Path(wanted.trait_folder) / f"trait_data_{version}/wicked.json"
+        expected = set(json.loads(trait.read_text())["questions"])
+        for name in names:
+            rows = lines(folder / f"completions/wicked-{name}.jsonl")
+            assert {row["prompt"][-1]["content"] for row in rows} == expected, name
+
+
+def test_effects_and_projections_are_what_they_are_called(
+    finished: tuple[PersonaConfig, Path],
+) -> None:
+    _, folder = finished
+    found = json.loads((folder / "results.json").read_text())["traits"]["wicked"]
+    test, against = found["test"], found["against"]
+    for part, before in ((test, test["unsteered"]), (against, against["prompted"])):
+        shift = part["steered"]["score"]["mean"] - before["score"]["mean"]
+        assert part["effect"]["mean"] == pytest.approx(shift, abs=1e-3)
+    down = {
+        row["coefficient"] for row in lines(folder / "completions/wicked-eval-pos-against.jsonl")
+    }
+    assert down == {-1.4}
+    said = [trait_score("wicked", row["text"])
+            for row in lines(folder / "completions/wicked-eval-pos-against.jsonl")]  # fmt: skip
+    assert against["steered"]["score"]["mean"] == pytest.approx(np.mean(said), rel=1e-5)
+    assert found["chosen"]["score"] == found["sweep"][1]["score"]["mean"]
+
+    lm = load("village", device="cpu", dtype="float32")
+    v = load_vector(folder / "vectors/wicked_response_avg_diff.safetensors")[5].double()
+    for side, values in (("pos", "positive"), ("neg", "negative")):
+        row = lines(folder / f"completions/wicked-eval-{side}.jsonl")[1]
+        prompt = encode(lm, Prompt.chat(row["prompt"]))
+        with torch.no_grad():
+            hidden = lm.model(
+                torch.tensor([[*prompt, *row["tokens"]]]), output_hidden_states=True
+            ).hidden_states[5][0]
+        along = hidden[len(prompt) :].double().mean(0) @ v / v.norm()
+        assert found["separation"][values][1] == pytest.approx(float(along), rel=1e-4)
 
 
 def test_the_tables_are_the_published_ones(finished: tuple[PersonaConfig, Path]) -> None:
