@@ -1,14 +1,24 @@
 """The numbers of a persona run from hand-made answers: whose, of which sample, in which order."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 from trimtab.data import Prompt
-from trimtab.experiments.grid import Cell
+from trimtab.errors import RunError
+from trimtab.experiments import grid
+from trimtab.experiments.grid import UNSTEERED, Cell
 from trimtab.experiments.persona import results
-from trimtab.experiments.persona.bench import Answers
+from trimtab.experiments.persona.bench import Answers, Bench
+from trimtab.experiments.persona.config import PersonaConfig
+from trimtab.experiments.persona.traits import read_trait
+from trimtab.experiments.run_folder import RunFolder, quiet
 from trimtab.generation import Completion
+from trimtab.scoring.judge import Judgement
+from trimtab.scoring.judge.usage import Usage
 from trimtab.selection.statistics import mean_interval, paired_difference
 from trimtab.vectors import Provenance, SteeringVector
 
@@ -71,6 +81,47 @@ def test_separation_leaves_out_answers_without_a_projection() -> None:
     found = results.separation([3.0, float("nan"), 1.0], [0.0, 2.0])
     assert found["auc"] == 0.75
     assert results.separation([2.0, 3.0], [0.0, 1.0])["auc"] == 1.0
+
+
+class Judge:
+    """Scores by hand; what it could not ask, it counts as failed."""
+
+    name = "by hand"
+
+    def __init__(self, failed: int) -> None:
+        self.usage, self._failing = Usage(failed=3), failed
+
+    def rate(self, metrics: Any, questions: Any, answers: Any, **_: Any) -> Any:
+        self.usage = Usage(failed=3 + self._failing)
+        assert questions == [f"Why {i // 2}?" for i in range(4)]
+        assert answers == [f"said {i // 2}.{i % 2}" for i in range(4)]
+        return {
+            metrics[0].name: [Judgement(10.0), Judgement(None, "odd"), Judgement(30.0),
+                              Judgement(40.0)],
+            metrics[1].name: [Judgement(float(i)) for i in range(4)],
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize("failed", [0, 1])
+def test_scores_are_kept_unless_the_judge_failed_for_a_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failed: int
+) -> None:
+    made = answers("said", [], []).completions[:4]
+    given = grid.Answers([(UNSTEERED, one) for one in made], [4])
+    monkeypatch.setattr("trimtab.experiments.persona.bench.answers", lambda *_: given)
+    config = PersonaConfig.read({})
+    trait = read_trait("wicked", "extract", family="village")
+    with RunFolder(tmp_path / "run", "persona", {}) as folder:
+        bench = Bench(config, folder, None, Judge(failed), quiet)  # type: ignore[arg-type]
+        prompts = [made[0].prompt, made[2].prompt]
+        if failed:
+            with pytest.raises(RunError, match="failed for 1 of 8 judgements"):
+                bench.rated("some", trait, prompts, [(UNSTEERED, None)], 2)
+            return
+        (found,) = bench.rated("some", trait, prompts, [(UNSTEERED, None)], 2)
+    np.testing.assert_equal(found.score, [10, np.nan, 30, 40])
+    np.testing.assert_equal(found.coherence, [0, 1, 2, 3])
+    assert found.missing == ("", "wicked: odd", "", "")
 
 
 def test_cosines_and_norms_are_by_layer() -> None:

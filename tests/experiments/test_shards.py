@@ -7,8 +7,10 @@ import sys
 import pytest
 
 from trimtab.errors import UsageError
+from trimtab.experiments import shards
 from trimtab.experiments.run_folder import RunFolder
 from trimtab.experiments.shards import Shard, working_as
+from trimtab.experiments.unit_file import append
 
 SIZES = [2, 1, 3, 1, 2]
 CONFIG = {"seed": 1}
@@ -44,6 +46,38 @@ def test_own_units_first_then_those_of_absent_shards(tmp_path):
     made = units(tmp_path / "shards/2-of-2/some/rows.jsonl")
     assert made[:2] == [1, 3]
     assert set(made) == set(range(5))
+
+
+def test_a_shard_runs_as_long_as_its_folder_is_open(tmp_path):
+    there = Shard(2, 2)
+    assert not shards._running(tmp_path, there)
+    with working_as(there), RunFolder(tmp_path, "test", CONFIG):
+        assert shards._running(tmp_path, there)
+        assert not shards._running(tmp_path, Shard(1, 2))
+    assert not shards._running(tmp_path, there)
+
+
+def test_units_of_a_running_shard_are_waited_for(tmp_path, monkeypatch):
+    other, made = Shard(2, 2), []
+
+    def make_own(unit):
+        made.append(unit)
+        return unit_rows(unit)
+
+    with working_as(other):
+        theirs = RunFolder(tmp_path, "test", CONFIG)
+
+    def wait(_):  # meanwhile the other makes its units
+        for unit in (1, 3):
+            rows = [{"unit": unit, **row} for row in unit_rows(unit)]
+            append(theirs.path / "some/rows.jsonl", rows)
+
+    (theirs.path / "some").mkdir()
+    monkeypatch.setattr(shards.time, "sleep", wait)
+    found = make(tmp_path, Shard(1, 2), make_own)
+    theirs.close()
+    assert made == [0, 2, 4]
+    assert found == make(tmp_path / "alone", None)
 
 
 def test_a_torn_unit_is_made_again(tmp_path):
