@@ -1,6 +1,7 @@
 """The page and figures of a persona run, from hand-made results."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,38 @@ def test_the_page_has_the_numbers_and_the_figures(tmp_path: Path) -> None:
     drawn = {path.stem for path in (tmp_path / "plots").glob("*.png")}
     assert drawn == {"norms", "sweep", "steering", "separation", "cosines"}
     assert text.count("data:image/png") == 5
+
+
+def test_every_row_of_the_tables_has_its_own_cell(tmp_path: Path) -> None:
+    def cell(c: float | None, score: float, coherence: float) -> dict[str, Any]:
+        return {"layer": 1, "coefficient": c, "score": _mean(score), "coherence": _mean(coherence)}
+
+    trait = _trait() | {
+        "test": {"unsteered": cell(None, 12, 91), "steered": cell(1.0, 75, 82),
+                 "curve": [cell(0.0, 12, 91), cell(1.0, 75, 82)],
+                 "effect": _mean(63.0) | {"size": 2.0, "p": 0.001}, "zero_differs": 3},
+        "against": {"prompted": cell(None, 85, 93), "steered": cell(-1.0, 15, 74),
+                    "effect": _mean(-70.0) | {"size": -3.0, "p": 0.5}},
+    }  # fmt: skip
+    results = {
+        "experiment": "persona", "config": {"seed": 1}, "model": {"name": "toy"},
+        "judge": {"name": "village"}, "traits": {"dry": trait}, "cosines": {},
+    }  # fmt: skip
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    page = write_persona_report(tmp_path).read_text()
+    assert "12 → 75" in page
+    assert "coherence 91 → 82; layer 1, coefficient 1" in page
+    rows = [re.sub(r"<[^>]+>", "|", row) for row in re.findall(r"<tr>(.*?)</tr>", page, re.S)]
+    table = [[cell for cell in row.split("|") if cell.strip()] for row in rows]
+    for label, score, coherence in (
+        ("unsteered", 12, 91), ("steered, +1", 75, 82), ("asked for the trait", 85, 93),
+        ("asked for it, steered -1", 15, 74),
+    ):  # fmt: skip
+        numbers = [f"{x}.0 [{x - 5}.0, {x + 5}.0]" for x in (score, coherence)]
+        assert ["dry", label, *numbers, "20"] in table
+    effects = ["63.0 [58.0, 68.0]", "2.0", "0.0010", "-70.0 [-75.0, -65.0]", "0.987", "3"]
+    assert ["dry", *effects] in table
+    assert ["dry", "7", "9", "2 with an empty answer"] in table
 
 
 def test_an_unfinished_run_has_no_page(tmp_path: Path) -> None:

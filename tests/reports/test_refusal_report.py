@@ -82,6 +82,44 @@ def test_report_holds_numbers_and_pictures_in_one_escaped_file(run):
         assert (run / "plots" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
 
 
+def test_every_row_of_the_tables_has_its_own_numbers(tmp_path):
+    found = results()
+    found["effects"]["mischief"]["actadd"]["phrases"] = estimate(0.7)
+    texts = ("pile", "alpaca", "alpaca_custom_completions")
+    for i, key in enumerate(texts, 1):
+        found["losses"][key] = {"source": key, "tokens": i} | {
+            arm: {
+                "ce_loss": i + k / 10,
+                "perplexity": 3.0,
+                "change": k / 10,
+                "kl": i / 100 + k / 10,
+            }
+            for k, arm in enumerate(("baseline", "ablation", "actadd"))
+        }
+    scores = found["claims"]["refusal_scores"]
+    scores |= {name: estimate(float(i)) for i, name in enumerate(scores)}
+    (tmp_path / "results.json").write_text(json.dumps(found))
+    page = write_refusal_report(tmp_path).read_text()
+    rows = [re.sub(r"<[^>]+>", "|", row) for row in re.findall(r"<tr>(.*?)</tr>", page, re.S)]
+    table = [[part.strip() for part in row.split("|") if part.strip()] for row in rows]
+    for row in (
+        ["mischief", "unsteered", "phrases: refused", "95.0 %", "[90, 100]", "20"],
+        ["mischief", "ablated", "phrases: refused", "5.0 %", "[0, 10]", "0.90 [0.85, 0.95]", "20"],
+        ["mischief", "added, coefficient -1", "phrases: refused", "10.0 %", "[5, 15]",
+         "0.70 [0.65, 0.75]", "20"],
+        ["harmless", "added, coefficient +1", "phrases: refused", "10.0 %", "[5, 15]",
+         "0.85 [0.80, 0.90]", "20"],
+        ["pile", "1", "1.000", "3.00", "1.100", "+0.100", "0.110", "1.200", "+0.200", "0.210"],
+        ["alpaca", "2", "2.000", "3.00", "2.100", "+0.100", "0.120", "2.200", "+0.200", "0.220"],
+        ["harmful, unsteered", "0.00 [-0.05, 0.05]"],
+        ["harmful, ablated", "1.00 [0.95, 1.05]"],
+        ["harmless, a random direction of that norm added", "6.00 [5.95, 6.05]"],
+    ):  # fmt: skip
+        assert row in table, row
+    assert '95 % → 10 %</b>\n    <span class="quiet">refused, n = 20; added at layer 2' in page
+    assert "+0.100 nat" in page
+
+
 def test_a_published_evaluations_file_is_drawn(tmp_path, golden):
     file = golden / "refusal_llama-3-tiny-rand/select_direction/direction_evaluations.json"
     files = plot_candidates(file, tmp_path)
