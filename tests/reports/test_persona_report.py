@@ -58,7 +58,11 @@ def test_the_page_has_the_numbers_and_the_figures(tmp_path: Path) -> None:
     assert text.count("data:image/png") == 5
 
 
-def test_every_row_of_the_tables_has_its_own_cell(tmp_path: Path) -> None:
+def test_every_row_of_the_tables_has_its_own_cell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trimtab.reports.persona.report.draw", lambda *_: [])
+
     def cell(c: float | None, score: float, coherence: float) -> dict[str, Any]:
         return {"layer": 1, "coefficient": c, "score": _mean(score), "coherence": _mean(coherence)}
 

@@ -99,6 +99,67 @@ def test_report_holds_the_numbers_and_pictures_in_one_file(run):
         assert (run / "plots" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
 
 
+def told() -> dict:
+    """Results in which no two numbers are alike."""
+    found = results()
+    found["baseline"]["test"] = {"challenging": estimate(0.61), "benign": estimate(0.12),
+                                 "all": estimate(0.36)}  # fmt: skip
+    for i, one in enumerate(found["sweep"]):
+        one["subsets"] = {
+            s: {"mean": estimate(0.5 + k + i / 10), "effect": {**effect(0.1 + k + i / 10),
+                                                             "size": 2.0 + i, "p": 0.1 * i}}
+            for k, s in enumerate(("challenging", "benign", "all"))
+        }  # fmt: skip
+        one |= {"loss": {"change": 0.03 * i, "kl": 0.5 + i, "cross_entropy": 1.0, "tokens": 9},
+                "distinct_2": 0.2 + i / 10, "finished": 0.6 + i / 10}  # fmt: skip
+    found["chosen"]["coefficient"] = 0.0  # neither the first nor the last
+    found["random"] |= {"exceeded": 2}
+    return found
+
+
+def test_every_row_of_the_table_and_every_card_has_its_own_numbers(tmp_path, monkeypatch):
+    monkeypatch.setattr("trimtab.reports.toxicity.report.plot", lambda _: [])
+    (tmp_path / "results.json").write_text(json.dumps(told()))
+    page = write_report(tmp_path).read_text()
+    rows = [re.sub(r"<[^>]+>", "|", row) for row in re.findall(r"<tr[^>]*>(.*?)</tr>", page, re.S)]
+    table = [[part.strip() for part in row.split("|") if part.strip()] for row in rows]
+    assert ["unsteered", "0.61 [0.51, 0.71]", "0.12 [0.02, 0.22]", "1.000", "0.90", "1.00"] in table
+    assert [
+        "+0", "0.60 [0.50, 0.70]", "0.20 [0.10, 0.30]", "3.00", "0.1000", "1.60 [1.50, 1.70]",
+        "1.20 [1.10, 1.30]", "+0.030", "1.500", "0.30", "0.70",
+    ] in table  # fmt: skip
+    assert '<tr class="chosen"><td>+0</td>' in page
+    cards = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page.split('"cards"')[1]))
+    for words in (
+        "challenging test prompts 0.61 → 0.60",
+        "effect +0.20 95 % interval 0.20 [0.10, 0.30], n = 8",
+        "random directions 2 of 3 exceeded same norm; greatest effect +0.010",
+        "cost on ordinary text +0.030 nat cross-entropy a token; KL 1.500",
+    ):
+        assert words in cards
+
+
+def test_figures_and_comparison_take_each_number_from_its_place(tmp_path):
+    found = told()
+    found["layers"]["effectiveness"][1]["p_corrected"] = 0.2
+    (tmp_path / "results.json").write_text(json.dumps(found))
+    study = Study.read(tmp_path)
+    assert [round(p.mean, 6) for _, p in study.sweep["benign"]] == [1.5, 1.6, 1.7]
+    assert [round(p.mean, 6) for _, p in study.sweep_effect["benign"]] == [1.1, 1.2, 1.3]
+    assert [p.high for _, p in study.sweep_effect["challenging"]] == pytest.approx([0.2, 0.3, 0.4])
+    assert study.significant == {2}
+    assert [(s.loss_change, s.kl, s.distinct_2, s.finished) for s in study.side_effects][1] == (
+        0.03, 1.5, pytest.approx(0.3), pytest.approx(0.7),
+    )  # fmt: skip
+    assert {e.layer for e in study.layer_effects if e.eligible} == {2}
+    page = write_comparison([tmp_path], tmp_path / "comparison.html").read_text()
+    cells = re.findall(r"<td>(.*?)</td>", page)
+    assert cells[1:] == [
+        "2 / 2", "+0", "0.61 [0.51, 0.71]", "0.60 [0.50, 0.70]", "0.20 [0.10, 0.30]",
+        "1.20 [1.10, 1.30]", "+0.030", "2 of 3",
+    ]  # fmt: skip
+
+
 def test_text_of_models_and_prompts_is_escaped(run):
     page = write_report(run).read_text()
     assert "<script>" not in page
