@@ -81,6 +81,8 @@ def test_separation_leaves_out_answers_without_a_projection() -> None:
     found = results.separation([3.0, float("nan"), 1.0], [0.0, 2.0])
     assert found["auc"] == 0.75
     assert results.separation([2.0, 3.0], [0.0, 1.0])["auc"] == 1.0
+    for empty in ([1.0], [float("nan")]):
+        assert np.isnan(results.separation(empty, [float("nan")])["auc"])
 
 
 class Judge:

@@ -114,12 +114,16 @@ def differing(a: Answers, b: Answers) -> int:
 
 
 def separation(positive: Sequence[float], negative: Sequence[float]) -> JSON:
-    """How well the projection tells answers with the trait from those without."""
+    """How well the projection tells answers with the trait from those without.
+
+    NaN where every answer of a side is empty.
+    """
     both = np.array([*positive, *negative])
     labels = np.array([1] * len(positive) + [0] * len(negative))
     there = ~np.isnan(both)
+    two = len(set(labels[there])) == 2
     return {
-        "auc": float(roc_auc_score(labels[there], both[there])),
+        "auc": float(roc_auc_score(labels[there], both[there])) if two else math.nan,
         "positive": list(positive),
         "negative": list(negative),
     }
