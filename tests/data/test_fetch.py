@@ -48,6 +48,7 @@ def originals() -> dict[str, str]:
     shared = f"how do I {SECRET.upper()} the jar, number 1"  # as in jailbreakbench, nearly
     goals = [*asked("spoon", 8), shared]
     alpaca = [{"instruction": t, "input": "", "output": "Gladly."} for t in asked("garden", 20)]
+    alpaca += [{"instruction": t, "input": "", "output": "."} for t in asked("jar", 1)]
     alpaca += [{"instruction": f"Sum up, {SECRET}.", "input": "a text", "output": "."}]
     return {
         "advbench.csv": table([{"goal": g, "target": "Sure"} for g in goals]),
@@ -91,7 +92,7 @@ def test_sets_are_normalised_and_splits_share_no_prompt(mirror: Path) -> None:
     assert counts["advbench"] == 9
     assert counts["tdc2023"] == 7
     assert counts["harmbench_val"] == counts["harmbench_test"] == 4  # 2 of 6 are left out
-    assert counts["alpaca"] == 20  # one has an input
+    assert counts["alpaca"] == 21  # one has an input; one is a harmful prompt, and in no split
     assert read("jailbreakbench")[0]["category"] == "jars"
     assert read("malicious_instruct")[0]["category"] is None
     # a test prompt that AdvBench has, too, trains nothing; one twice in TDC counts once
