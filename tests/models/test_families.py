@@ -33,6 +33,26 @@ def test_a_prompt_is_what_the_published_code_writes(marker: str) -> None:
     assert found[-len(tail) :] == tail
 
 
+@pytest.mark.parametrize(
+    ("marker", "end", "role"),
+    [("<|im_start|>", "<|im_end|>", "assistant"), ("<start_of_turn>", "<end_of_turn>", "model"),
+     ("<|start_header_id|>", "<|eot_id|>", "assistant")],
+)  # fmt: skip
+def test_answers_end_and_stand_in_a_chat_as_the_family_has_it(
+    marker: str, end: str, role: str
+) -> None:
+    lm = tiny_model("llama")
+    lm.tokenizer = build_tokenizer(
+        ["<s>", "</s>", marker, end], template=None, bos="<s>", eos="</s>"
+    )
+    use_published_template(lm)
+    assert lm.tokenizer.convert_tokens_to_ids(end) in lm.end_tokens
+    chat = [{"role": r, "content": c} for r, c in (("user", "Who?"), ("assistant", "The cook."))]
+    text = lm.tokenizer.apply_chat_template(chat, tokenize=False)
+    assert text.count(end) == 2
+    assert text.index("Who?") < text.index(end) < text.rindex(role) < text.index("The cook.")
+
+
 def test_the_oldest_family_is_known_by_its_word(monkeypatch: pytest.MonkeyPatch) -> None:
     lm = tiny_model("llama")
     lm.tokenizer = build_tokenizer(["<s>", "</s>"], template=None, bos="<s>", eos="</s>")
