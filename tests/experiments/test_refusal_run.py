@@ -11,14 +11,22 @@ import time
 import pytest
 import torch
 
+from trimtab.data import Prompt
 from trimtab.errors import RunError, UsageError
 from trimtab.experiments.refusal.config import RefusalConfig
 from trimtab.experiments.refusal.experiment import run
 from trimtab.experiments.refusal.prompts import choose_prompts, questions
+from trimtab.generation import generate
+from trimtab.interventions import Ablate, Add
+from trimtab.models import load
+from trimtab.scoring.jailbreak import jailbreak_judge
+from trimtab.scoring.refusal import next_token_probabilities, refusal_score
+from trimtab.selection.candidates import mean_differences
 
 SMALL = RefusalConfig.read({
     "n_train": 16, "n_val": 6, "n_test": 6, "max_new_tokens": 8, "loss_texts": 2,
     "partial_points": 3, "batch_size": 4, "kl_threshold": 0.5,
+    "judges": ["village/refusal_opening", "village/refusal"],  # the end does not fit 8 tokens
 })  # fmt: skip
 
 
@@ -75,7 +83,7 @@ def test_rates_are_those_of_the_evaluation_files(finished, results):
                 assert published[f"{judge}_success_rate"] == sum(verdicts) / 6
                 assert rate["mean"] == pytest.approx(1 - sum(verdicts) / 6, abs=1e-5)
                 assert rate["n"] == 6
-    assert results["judges"][0] == "village_refusal"
+    assert results["judges"] == ["village_refusal_opening", "village_refusal"]
     assert results["sets"] == ["mischief", "harmless"]
 
 
@@ -96,6 +104,124 @@ def test_the_direction_is_added_where_it_makes_most_validation_prompts_refused(r
     rates = {row["layer"]: row["rate"] for row in addition["rates"]}
     assert results["selection"]["chosen"]["layer"] in rates
     assert rates[addition["layer"]] == max(rates.values())
+
+
+@pytest.fixture(scope="module")
+def lm():
+    return load("village", device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def sets(finished):
+    """The prompts that passed the filter, and those to report on, read from the files."""
+    rows = json.loads((finished / "prompts.json").read_text())
+    reports = {name: [*map(Prompt.from_row, some)] for name, some in rows.pop("reports")}
+    scores = json.loads((finished / "refusal_scores.json").read_text())["scores"]
+    passed = {
+        name: [Prompt.from_row(r) for r, s in zip(some, scores[name], strict=True)
+               if (s > 0) == name.startswith("harmful")]
+        for name, some in rows.items()
+    }  # fmt: skip
+    return passed | reports
+
+
+def test_train_prompts_make_the_directions_and_validation_prompts_score_them(
+    finished, results, lm, sets
+):
+    for name, some in results["filter"].items():
+        assert some["after"] == len(sets[name])
+    made = mean_differences(lm, sets["harmful_train"], sets["harmless_train"])
+    kept = torch.load(finished / "generate_directions/mean_diffs.pt", weights_only=True)
+    torch.testing.assert_close(made, kept, rtol=1e-4, atol=1e-5)
+    chosen = results["selection"]["chosen"]
+    direction = kept[chosen["position"], chosen["layer"]]
+    assert results["selection"]["norm"] == pytest.approx(float(direction.norm()), rel=1e-5)
+    tokens = results["refusal_tokens"]["ids"]
+    arms = {
+        "refusal": ("harmful_val", Ablate(direction, chosen["layer"])),
+        "steering": ("harmless_val", Add(direction.float(), chosen["layer"])),
+    }
+    for score, (name, item) in arms.items():
+        found = refusal_score(next_token_probabilities(lm, sets[name], (item,)), tokens)
+        assert chosen[score] == pytest.approx(float(found.mean()), abs=1e-3)
+
+
+def test_the_layer_of_addition_is_tried_on_validation_prompts_and_then_used(
+    finished, results, lm, sets
+):
+    chosen, addition = results["selection"]["chosen"], results["selection"]["addition"]
+    diffs = torch.load(finished / "generate_directions/mean_diffs.pt", weights_only=True)
+    rows = diffs[chosen["position"]].float()
+    val, judge = sets["harmless_val"], jailbreak_judge("village/refusal_opening")
+    able = [c["layer"] for c in results["selection"]["candidates"]
+            if c["position"] == chosen["position"] and (c["steering"] or -1) >= 0]  # fmt: skip
+    assert [row["layer"] for row in addition["rates"]] == able
+    for row in addition["rates"]:
+        at = row["layer"]
+        made = generate(lm, val, steering=[Add(rows[at], at)], max_new_tokens=8)
+        met = judge.jailbroken([""] * len(val), [c.text.strip() for c in made])
+        assert row["rate"] == pytest.approx(1 - sum(met) / len(val), abs=1e-5)
+    best = max(row["rate"] for row in addition["rates"])
+    at = addition["layer"]
+    assert at == min(row["layer"] for row in addition["rates"] if row["rate"] == best)
+    made = generate(lm, sets["harmless"], steering=[Add(rows[at], at)], max_new_tokens=8)
+    said = json.loads((finished / "completions/harmless_actadd_completions.json").read_text())
+    assert [row["response"] for row in said] == [c.text.strip() for c in made]
+
+
+def test_effects_losses_samples_and_claims_are_what_they_are_called(finished, results, lm, sets):
+    for name, arms in results["effects"].items():
+        for label, judges in arms.items():
+            for judge, effect in judges.items():
+                before, after = (results["rates"][name][x][judge] for x in ("baseline", label))
+                assert effect["mean"] == pytest.approx(before["mean"] - after["mean"], abs=1e-5)
+    for arms in results["losses"].values():
+        for arm in ("ablation", "actadd"):
+            change = arms[arm]["ce_loss"] - arms["baseline"]["ce_loss"]
+            assert arms[arm]["change"] == pytest.approx(change, abs=1e-4)
+            assert arms[arm]["kl"] > 0 == arms["baseline"]["kl"]
+    judge = results["judges"][0]
+    for name, rows in results["samples"].items():
+        for label in set(rows[0]) - {"prompt", "category"}:
+            path = finished / f"completions/{name}_{label}_evaluations.json"
+            judged = json.loads(path.read_text())["completions"]
+            for row, one in zip(rows, judged, strict=True):
+                assert row["prompt"] == one["prompt"]
+                assert row[label] == {
+                    "text": one["response"], "verdict": one[f"is_jailbreak_{judge}"],
+                }  # fmt: skip
+
+    claims, chosen = results["claims"], results["selection"]["chosen"]
+    direction = torch.load(finished / "direction.pt", weights_only=True)
+    at, tokens = chosen["layer"], results["refusal_tokens"]["ids"]
+    noise = torch.randn(20, 160, dtype=torch.float64, generator=torch.Generator().manual_seed(
+        SMALL.seed))  # fmt: skip
+    random = noise / noise.norm(dim=-1, keepdim=True) * direction.norm()
+    expected = {
+        "harmful": (sets["mischief"], ()),
+        "harmful_ablation": (sets["mischief"], (Ablate(direction, at),)),
+        "harmful_random_ablation": (sets["mischief"], (Ablate(random[0], at),)),
+        "harmful_actadd": (sets["mischief"], (Add(direction.float(), at, -1.0),)),
+        "harmless": (sets["harmless"], ()),
+        "harmless_actadd": (sets["harmless"], (Add(direction.float(), at),)),
+        "harmless_random_actadd": (sets["harmless"], (Add(random[0].float(), at),)),
+    }
+
+    def score(some, items):
+        return float(refusal_score(next_token_probabilities(lm, some, items), tokens).mean())
+
+    for name, given in expected.items():
+        assert claims["refusal_scores"][name]["mean"] == pytest.approx(score(*given), abs=1e-3)
+    (middle,) = (part for part in claims["parts"] if part["blocks"] == 5)
+    for name, blocks in (("first", range(5)), ("last", range(5, 10))):
+        items = (Ablate(direction, at, layers=tuple(blocks)),)
+        assert middle[name]["mean"] == pytest.approx(score(sets["mischief"], items), abs=1e-3)
+    rates = results["rates"]["mischief"]
+    assert claims["parts"][0]["rate"]["mean"] == rates["baseline"][judge]["mean"]
+    assert claims["parts"][-1]["rate"]["mean"] == rates["ablation"][judge]["mean"]
+    assert rates["baseline"][judge]["mean"] > 0.5 > rates["ablation"][judge]["mean"]
+    along = [abs(float(r @ direction / (r.norm() * direction.norm()))) for r in random]
+    assert claims["cosines"]["random_greatest"] == pytest.approx(max(along), rel=1e-4)
 
 
 def test_reported_prompts_neither_made_nor_chose_the_direction(finished):
