@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from trimtab import UsageError
+from trimtab.activations import Generated, capture
 from trimtab.data import Prompt
 from trimtab.directions.answer_file import read_answers
 from trimtab.directions.projection import (
@@ -80,6 +81,21 @@ def test_empty_answers_and_tokens_against_transformers(golden):
         torch.testing.assert_close(
             token_projections(lm, pairs[0], axis), along, atol=1e-5, rtol=1e-5
         )
+
+
+def test_the_published_way_rounds_means_to_the_models_dtype(golden):
+    lm = load(golden / "models" / MODELS[1], dtype="bfloat16")
+    torch.manual_seed(5)
+    vector = SteeringVector.from_tensor(torch.randn(lm.n_layers + 1, lm.d_model), lm)
+    pairs = [(Prompt.chat("Where is it?"), "It is here, by the old mill.")]
+    (mean,) = capture(lm, pairs, at=Generated(), layers=[3]).layer(3)
+    v = vector[3]
+    exact = float(mean.double() @ v.double() / v.double().norm())
+    rounded = float(mean.bfloat16().double() @ v.double() / v.double().norm())
+    assert abs(exact - rounded) > 1e-5
+    for published, expected in ((True, rounded), (False, exact)):
+        found = projections(lm, pairs, [Axis(vector, 3)], published=published)
+        assert math.isclose(found[0, 0], expected, abs_tol=2e-6)
 
 
 def test_an_answer_of_one_token_counts_and_a_difference_is_from_the_models_own(golden):

@@ -75,8 +75,23 @@ def test_garbage_after_the_rows_is_cut_off(tmp_path):
 
 
 def test_a_unit_of_the_wrong_size_is_an_error(tmp_path):
-    with open_folder(tmp_path) as folder, pytest.raises(RunError, match="gave 2 rows where 3"):
-        folder.rows("x.jsonl", [2, 3], lambda _: rows_of(0))
+    with open_folder(tmp_path) as folder:
+        with pytest.raises(RunError, match="gave 2 rows where 3"):
+            folder.rows("x.jsonl", [2, 3], lambda _: rows_of(0))
+        with pytest.raises(RunError, match="gave 2 rows where 1"):
+            folder.rows("y.jsonl", [1], lambda _: rows_of(0))
+
+
+def test_rows_of_another_unit_than_is_due_are_cut_off(tmp_path):
+    with open_folder(tmp_path) as folder:
+        rows = folder.rows("x.jsonl", [2, 2], lambda _: rows_of(0))
+        path = folder.path / "x.jsonl"
+        whole = path.read_bytes()
+        lines = whole.splitlines(keepends=True)
+        for order in ((2, 3, 0, 1), (0, 2, 1, 3)):
+            path.write_bytes(b"".join(lines[i] for i in order))
+            assert folder.rows("x.jsonl", [2, 2], lambda _: rows_of(0)) == rows
+            assert path.read_bytes() == whole
 
 
 def test_nan_is_null_and_negative_zero_is_zero():

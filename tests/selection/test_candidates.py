@@ -13,10 +13,13 @@ from trimtab.models import load
 from trimtab.models.families import use_published_template
 from trimtab.scoring.refusal import next_token_probabilities, refusal_score
 from trimtab.selection.candidates import (
+    HIGH_KL,
+    NO_STEERING,
     Candidate,
     Thresholds,
     evaluate,
     mean_differences,
+    nearest,
     select,
 )
 
@@ -99,6 +102,40 @@ def test_filtered_candidates_are_not_scored_further(published):
     assert all(c.kl != c.kl and c.refusal != c.refusal for c in found)
     with pytest.raises(RunError, match="does not induce refusal"):
         select(found)
+
+
+def test_thresholds_drop_what_is_beyond_them(published):
+    lm, folder, inputs, sets = published
+    rows = json.loads((folder / "select_direction/direction_evaluations.json").read_text())
+    rows = [r for r in rows if r["position"] >= -2]
+    directions = load_file(folder / "tensors.safetensors")["mean_diffs"][-2:]
+    able = [r for r in rows if 0 < r["layer"] < lm.n_layers * 4 // 5]
+    limits = {}
+    for key in ("kl_div_score", "steering_score"):
+        values = sorted(r[key] for r in able)
+        limits[key] = (values[len(values) // 2 - 1] + values[len(values) // 2]) / 2
+    for kind in ("kl", "steering"):
+        key = {"kl": "kl_div_score", "steering": "steering_score"}[kind]
+        found = evaluate(
+            lm, directions, sets["harmful_val"], sets["harmless_val"], inputs["refusal_toks"],
+            thresholds=Thresholds(**{"kl": None, "steering": None, kind: limits[key]}),
+        )  # fmt: skip
+        kept = {(c.position, c.layer) for c in found if not c.dropped}
+        below = {(r["position"], r["layer"]) for r in able if r[key] < limits[key]}
+        every = {(r["position"], r["layer"]) for r in able}
+        assert kept == (below if kind == "kl" else every - below)
+        assert 0 < len(kept) < len(able)
+
+
+def test_the_nearest_misses_came_furthest_and_then_nearest():
+    fell = [
+        Candidate(-1, 1, steering=-3.0, dropped=NO_STEERING), Candidate(-1, 2, dropped="layer 2"),
+        Candidate(-1, 3, steering=1.0, kl=0.5, dropped=HIGH_KL),
+        Candidate(-1, 4, steering=-1.0, dropped=NO_STEERING),
+        Candidate(-1, 5, steering=1.0, kl=0.2, dropped=HIGH_KL),
+    ]  # fmt: skip
+    assert [c.layer for c in nearest(fell, 4)] == [5, 3, 4, 1]
+    assert [c.layer for c in nearest(fell)] == [5, 3, 4]
 
 
 def test_ties_go_to_the_earliest_position_then_the_lowest_layer():

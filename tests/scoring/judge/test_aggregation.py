@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trimtab.errors import UsageError
+from trimtab.scoring.judge import Metric
 from trimtab.scoring.judge.aggregation import LEAST_MASS, judgement
 
 MODELS = ("qwen2-tiny-rand", "llama-3-tiny-rand")
@@ -64,6 +66,15 @@ def test_the_other_kinds_stay_in_range_and_refusals_have_no_score(tokens):
     if refusal > max(digits):
         assert tenth is None
     assert (binary is None) == (refusal > max(yes, no) or yes + no < LEAST_MASS)
+
+
+def test_braces_of_the_texts_stay_as_they_are():
+    metric = Metric("kind", "Q: {question} A: {answer} {x} {question}")
+    assert metric.message("{answer}?", "{question} {0}") == (
+        "Q: {answer}? A: {question} {0} {x} {answer}?"
+    )
+    with pytest.raises(UsageError, match=r"no \{answer\}"):
+        Metric("kind", "{question}").message("q", "a")
 
 
 @settings(deadline=None)
