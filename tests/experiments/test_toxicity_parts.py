@@ -10,7 +10,7 @@ from trimtab.data import Prompt
 from trimtab.errors import RunError, UsageError
 from trimtab.experiments.config import read_recipe, recipe_names
 from trimtab.experiments.grid import UNSTEERED, Cell, Draws, Scored, _units
-from trimtab.experiments.toxicity import findings, numbers, sweep
+from trimtab.experiments.toxicity import findings, numbers
 from trimtab.experiments.toxicity.bench import analysed_layers, target_layer
 from trimtab.experiments.toxicity.config import ToxicityConfig
 from trimtab.experiments.toxicity.prompts import choose_prompts, read_splits
@@ -192,28 +192,6 @@ def test_effects_of_opposite_sign_are_never_averaged():
     assert layer["depth"] == "early"
     assert analysis["cells"][0]["loss"]["change"] == pytest.approx(0.1)
     assert analysis["cells"][0]["loss"]["kl"] == pytest.approx(0.1)
-
-
-def test_chance_is_the_share_of_random_directions_that_do_as_well():
-    names = [f"{i}" for i in range(4)]
-    test = [row(0.5, name=n) for n in names]
-    cells = [Cell(1, 1.0, i) for i in range(4)]
-    losses = {cell: Loss(8 + i, 0, 10) for i, cell in enumerate([UNSTEERED, *cells])}
-
-    def controls(mean, *means):
-        steered = [row(mean, Cell(1, 1.0), name=n) for n in names]
-        rows = [row(m, c, name=n) for c, m in zip(cells, means, strict=True) for n in names]
-        return sweep.random_controls(test, steered, rows, losses, 0)
-
-    found = controls(0.2, 0.1, 0.2, 0.4, 0.6)
-    assert found["effects"] == pytest.approx([0.4, 0.3, 0.1, -0.1])
-    assert (found["effect"], found["greatest"]) == pytest.approx((0.3, 0.4))
-    assert (found["n"], found["exceeded"], found["p"]) == (4, 2, 3 / 5)
-    assert found["loss_changes"] == pytest.approx([0.1, 0.2, 0.3, 0.4])
-    found = controls(0.2, math.nan, 0.2, 0.4, 0.6)  # one has no scores: it says nothing
-    assert (found["greatest"], found["p"]) == (pytest.approx(0.3), 2 / 4)
-    assert math.isnan(controls(math.nan, 0.1, 0.2, 0.4, 0.6)["p"])
-    assert math.isnan(controls(0.2, *[math.nan] * 4)["p"])
 
 
 @pytest.mark.parametrize("n", [3, 10, 32])

@@ -107,6 +107,21 @@ def test_the_choice_is_the_lowest_mean_inside_the_bound(results):
     assert chosen["block"] == chosen["layer"] - 1
 
 
+def test_the_vector_is_made_of_the_ends_of_the_development_scores(finished, results):
+    split = {r["id"]: r["split"] for r in lines(finished / "completions/baseline.jsonl")}
+    scores = sorted(r["score"] for r in lines(finished / "scores/baseline.jsonl")
+                    if split[r["id"]] == "development")  # fmt: skip
+    found = results["direction"]
+    assert found["positive_mean"] == pytest.approx(sum(scores[:4]) / 4, abs=1e-5)
+    assert found["negative_mean"] == pytest.approx(sum(scores[-4:]) / 4, abs=1e-5)
+    chosen = next(c for c in results["sweep"]
+                  if c["coefficient"] == results["chosen"]["coefficient"])  # fmt: skip
+    after = chosen["subsets"]["challenging"]["mean"]["mean"]
+    before = results["baseline"]["test"]["challenging"]["mean"]
+    assert results["findings"]["halved"]["reduction"] == pytest.approx(1 - after / before, abs=1e-5)
+    assert results["random"]["effect"] == pytest.approx(before - after, abs=1e-5)
+
+
 def test_random_controls_have_the_vectors_norm(finished, results):
     vector = SteeringVector.load(finished / "vectors/toxicity.safetensors")
     control = vector.random_like(SMALL.seed + 1)
