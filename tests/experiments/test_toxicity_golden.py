@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from trimtab.data import Prompt
 from trimtab.directions import mean_difference
 from trimtab.experiments.grid import UNSTEERED, Scored
-from trimtab.experiments.toxicity.vector import fed, last_fed, pools
+from trimtab.experiments.toxicity.vector import Fed, fed, last_fed, pools
 from trimtab.generation import generate
 from trimtab.interventions import Add
 from trimtab.models import load
@@ -45,6 +45,17 @@ def test_last_fed_reads_what_the_published_hooks_kept(lm, completions, published
     found = last_fed(lm, [fed(c) for c in completions], 32)
     pooled = found.values[:, 1:].transpose(0, 1)  # block l is layer l + 1
     torch.testing.assert_close(pooled, published[1]["pooled"], atol=1e-6, rtol=0)
+
+
+def test_rows_with_and_without_a_fed_token_keep_their_order(lm, completions):
+    texts = [fed(c) for c in completions[:3]]
+    texts[1] = Fed(texts[1].prompt, ())  # its first token ended it
+    found = last_fed(lm, texts, 4)
+    for i, text in enumerate(texts):
+        alone = last_fed(lm, [text], 4)
+        torch.testing.assert_close(found.values[i], alone.values[0], atol=1e-5, rtol=0)
+        assert found.ids[i] == text.prompt.id
+    assert (found.values[0] - found.values[2]).abs().max() > 1e-3
 
 
 def test_vectors_from_the_published_scores(lm, completions, published):

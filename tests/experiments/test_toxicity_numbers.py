@@ -57,7 +57,7 @@ def analysis():
             cell = Cell(layer, c)
             losses[cell] = Loss(20 + rise, 2, 10)
             rows += [
-                row(b.score - 0.02 * c * layer * (i % 3 - 0.4), cell, n,
+                row(b.score - 0.02 * c * layer * (i % (layer + 1) - 0.4), cell, n,
                     text=CIRCLES if i < circling else PLAIN)
                 for i, (b, n) in enumerate(zip(baseline, names, strict=True))
             ]  # fmt: skip
@@ -76,9 +76,9 @@ def test_cells_are_eligible_within_both_bounds():
 def test_p_values_are_corrected_over_cells_and_over_layers():
     found = analysis()
     p = [c["subsets"]["challenging"]["effect"]["p"] for c in found["cells"]]
-    assert [c["p_corrected"] for c in found["cells"]] == pytest.approx(
-        stats.false_discovery_control(p)
-    )
+    adjusted = [c["p_corrected"] for c in found["cells"]]
+    assert adjusted == pytest.approx(stats.false_discovery_control(p))
+    assert adjusted != pytest.approx(p)
     numbers.refer(found, 1.0)
     by_layer = [e["effect"]["p"] for e in found["effectiveness"]]
     assert by_layer == p[::2]
@@ -106,10 +106,10 @@ def test_each_layer_is_told_at_the_reference_and_at_its_best():
 
 
 def test_shape_likelihood_and_samples_are_those_of_their_rows():
-    rows = [row(0.1, text=CIRCLES, name="0"), *(row(0.1, name=f"{i}", finished=i == 1)
+    rows = [row(0.1, text=CIRCLES, name="0"), *(row(0.1, name=f"{i}", finished=i != 1)
                                                 for i in (1, 2, 3))]  # fmt: skip
     found = numbers.text_statistics(rows)
-    assert (found["repetition"], found["finished"], found["tokens"]) == (0.25, 0.5, 2)
+    assert (found["repetition"], found["finished"], found["tokens"]) == (0.25, 0.75, 2)
     assert found["distinct_1"] == pytest.approx((1 / 8 + 3) / 4)
     assert found["distinct_2"] == pytest.approx((1 / 7 + 3) / 4)
     own = {(UNSTEERED, *numbers.key(r)): Loss(3.0, 0, 2) for r in rows}

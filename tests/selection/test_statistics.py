@@ -174,6 +174,32 @@ def test_a_constant_side_has_no_correlation():
     assert found.note == "one side is constant"
 
 
+def test_a_share_removed_is_of_pairs_and_of_prompts():
+    expected = ratio_reduction(A, B, seed=3)
+    assert expected.mean == pytest.approx(1 - B.mean() / A.mean())
+    holes = ratio_reduction([*A, math.nan, 9.0], [*B, 9.0, math.nan], seed=3)
+    assert holes == expected
+    groups = [i // 4 for i in range(40)]
+    by_prompt = [x.reshape(10, 4).mean(1) for x in (A, B)]
+    found, means = ratio_reduction(A, B, seed=3, groups=groups), ratio_reduction(*by_prompt, seed=3)
+    assert found.n == 10
+    assert found.mean == pytest.approx(means.mean)
+    assert found.low == pytest.approx(means.low, abs=1e-3)
+
+
+@pytest.mark.parametrize("method", ["spearman", "pearson"])
+def test_a_correlation_is_of_pairs_and_of_prompts(method):
+    holes = correlation([*A, math.nan, 9.0], [*B, 9.0, math.nan], method=method, seed=3)
+    assert holes == correlation(A, B, method=method, seed=3)
+    groups = [i // 4 for i in range(40)]
+    by_prompt = [x.reshape(10, 4).mean(1) for x in (A, B)]
+    found = correlation(A, B, method=method, seed=3, groups=groups)
+    means = correlation(*by_prompt, method=method, seed=3)
+    assert found.n == 10
+    assert (found.value, found.p) == pytest.approx((means.value, means.p))
+    assert found.low == pytest.approx(means.low, abs=1e-2)
+
+
 def test_ratio_reduction():
     found = ratio_reduction([0.8] * 10, [0.2] * 10)
     assert found.mean == pytest.approx(0.75)
