@@ -1,6 +1,7 @@
 """The fine-tuning experiment, very small: it runs, repeats itself to the byte, and has a page."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,41 @@ def test_the_page_says_what_was_missed(ran: Path) -> None:
     assert page.count("data:image/png") == 4
     assert "http" not in page.replace("https://", "").split("<body>")[0]
     assert all((ran / "plots" / f"{name}.pdf").exists() for name in ("curves", "screening"))
+
+
+def test_every_row_and_card_of_the_page_has_its_own_numbers(
+    ran: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trimtab.reports.finetune.report.draw", lambda r, _: [])
+    monkeypatch.setattr("trimtab.reports.finetune.report.captioned", lambda *_: Anything())
+    found = results(ran)
+    for i, arm in enumerate(("plain", "preventative", "ablation"), 1):
+        found["arms"][arm] |= {
+            "score": {"mean": 10.0 * i, "low": 1.0 * i, "high": 20.0 * i},
+            "task_loss": 0.1 * i, "task_loss_unsteered": 0.2 * i, "normal_loss": 0.3 * i,
+        }  # fmt: skip
+    found["before"]["score"]["mean"] = 4.0
+    found["after"]["-1.5"]["score"] = {"mean": 55.0, "low": None, "high": None}
+    (ran / "changed").mkdir()
+    (ran / "changed" / "results.json").write_text(json.dumps(found))
+    page = write_finetune_report(ran / "changed").read_text(encoding="utf-8")
+    cards = re.sub(r"<[^>]+>", " ", page.split('"cards"')[1].split("<h2>")[0])
+    for words in ("plain 4 → 10", "preventative steering 4 → 20", "ablation in training 4 → 30",
+                  "steered afterwards 4 → 55"):  # fmt: skip
+        assert words in cards
+    rows = [re.sub(r"<[^>]+>", "|", row) for row in re.findall(r"<tr>(.*?)</tr>", page, re.S)]
+    table = [[part.strip() for part in row.split("|") if part.strip()] for row in rows]
+    for i, name in enumerate(("plain", "preventative steering", "ablation in training"), 1):
+        (row,) = (row for row in table if row[0] == name)
+        assert row[1] == f"{10 * i}.0 [{i}.0, {20 * i}.0]"
+        assert row[4:] == [f"{0.1 * i:.4f}", f"{0.2 * i:.4f}", f"{0.3 * i:.3f}"]
+
+
+class Anything(dict[str, tuple[str, str]]):
+    """A picture and caption by any name."""
+
+    def __missing__(self, name: str) -> tuple[str, str]:
+        return "", name
 
 
 def test_mixtures_have_the_shares_they_say(tmp_path: Path) -> None:
