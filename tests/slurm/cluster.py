@@ -1,5 +1,7 @@
 """A Slurm of one node on the loopback: `with cluster(folder) as environment`.
 
+The node claims eight cores, four GPUs and 200 GB, whatever it has, so that jobs fit.
+
 Debian's slurm-wlm and munge; no systemd, no accounting, all files and sockets in the folder. Also a
 program: `python tests/slurm/cluster.py COMMAND...` runs the command while the cluster is up.
 """
@@ -50,9 +52,16 @@ JobRequeue=1
 KillWait=5
 MinJobAge=600
 ReturnToService=2
-NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} State=UNKNOWN
-PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+GresTypes=gpu
+SlurmdParameters=config_overrides
+NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory=200000 Gres=gpu:4 State=UNKNOWN
+PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP PriorityTier=1
+PartitionName=gpu Nodes={host} MaxTime=INFINITE State=UP PriorityTier=1
+PartitionName=urgent Nodes={host} MaxTime=INFINITE State=UP PriorityTier=9
 """
+GRES = "Name=gpu File={folder}/gpu[0-3]\n"  # what Slurm counts; the files are empty
 
 
 def missing() -> list[str]:
@@ -77,8 +86,11 @@ def cluster(folder: Path) -> Iterator[dict[str, str]]:
     config = folder / "slurm.conf"
     config.write_text(CONFIG.format(
         host=host, folder=folder, user=user, control=_free_port(), node=_free_port(),
-        cpus=os.cpu_count() or 1,
+        cpus=max(8, os.cpu_count() or 1),
     ))  # fmt: skip
+    (folder / "gres.conf").write_text(GRES.format(folder=folder))
+    for number in range(4):
+        (folder / f"gpu{number}").touch()
     environment = {**os.environ, "SLURM_CONF": str(config), "TRIMTAB_TEST_SLURM": "1"}
     environment["PATH"] += ":/usr/sbin:/sbin"
     daemons = (
