@@ -64,7 +64,7 @@ def test_shards_ended_by_signals_are_queued_again(one_process, tmp_path):
     assert kept(before)
     for manifest in folder(tmp_path).glob("shards/*/manifest.json"):
         assert len(json.loads(manifest.read_text("utf-8"))["sessions"]) == 2
-    assert f"{jobs[3]}  COMPLETED (killed 1 times)" in trimtab("jobs", "--runs", tmp_path)
+    assert f"{jobs[3]}  COMPLETED (kills: 1)" in trimtab("jobs", "--runs", tmp_path)
 
 
 def test_the_merge_queues_shards_again_whose_scripts_were_killed(one_process, tmp_path):

@@ -17,7 +17,7 @@ def jobs(*, runs: Path = Path("runs"), lines: int = 5) -> None:
     from trimtab.scale.jobs import jobs as submitted
 
     for job in submitted(runs, lines):
-        killed = f" (killed {job.kills} times)" if job.kills else ""
+        killed = f" (kills: {job.kills})" if job.kills else ""
         print(f"{job.id}  {job.state}{killed}  trimtab {shlex.join(job.words)}")
         for line in job.log:
             print(f"    {line}")

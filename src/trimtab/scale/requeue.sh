@@ -12,7 +12,7 @@ if [ -n "${SLURM_ARRAY_JOB_ID:-}" ]; then id=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_
 
 again() { # again SIGNAL: queue the job again, or say why not
   if ! scontrol show job "$id" | grep -q 'JobState=RUNNING'; then
-    echo "trimtab: $id was ended by Slurm; it is not queued again here." >&2
+    echo "trimtab: Slurm has ended $id itself, or queued it again already." >&2
     return
   fi
   if [ "$1" != 15 ]; then

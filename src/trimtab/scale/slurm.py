@@ -156,8 +156,9 @@ def jobs_folder(words: Sequence[str]) -> Path:
 def _executor(folder: Path) -> Any:
     submitit = _submitit()
     try:
-        # submitit writes `PYTHON -u -m submitit...` into the batch script; ours goes around it.
-        around = shlex.join(["bash", str(REQUEUE), str(folder), str(KILLS), sys.executable])
+        # submitit writes `PYTHON -u -m submitit...` into the batch script; ours goes around it, and
+        # in the place of the script, for Slurm's signals are sent to that.
+        around = shlex.join(["exec", "bash", str(REQUEUE), str(folder), str(KILLS), sys.executable])
         return submitit.SlurmExecutor(folder=folder, max_num_timeout=REQUEUES, python=around)
     except RuntimeError as error:
         raise UsageError(
