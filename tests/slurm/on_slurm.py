@@ -16,11 +16,11 @@ needs_slurm = pytest.mark.skipif(
 )
 
 TINY = (
-    "challenging=8", "benign=8", "k=3", "max_new_tokens=12", "random_controls=2",
-    "layer_challenging=2", "layer_benign=2", "ordinary_texts=4", "layers=[4, 5, 6]",
-    "coefficients=[0, 1]", "batch_size=4",
+    "challenging=6", "benign=4", "k=2", "max_new_tokens=10", "random_controls=1",
+    "layer_challenging=2", "layer_benign=1", "ordinary_texts=2", "layers=[4, 6]",
+    "coefficients=[0, 1]", "batch_size=2",
 )  # fmt: skip
-PATIENCE = 300  # seconds
+PATIENCE = 400  # seconds
 BUSY = {"PENDING", "RUNNING", "COMPLETING", "REQUEUED", "CONFIGURING"}
 
 
