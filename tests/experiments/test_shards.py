@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -106,6 +108,51 @@ def test_two_processes_share_the_units(tmp_path):
     assert 0 in units(tmp_path / "shards/1-of-2/some/rows.jsonl")
     assert 1 in units(tmp_path / "shards/2-of-2/some/rows.jsonl")
     assert make(tmp_path, None) == make(tmp_path / "alone", None)
+
+
+def value(path, shard, make):
+    with working_as(shard), RunFolder(path, "test", CONFIG) as folder:
+        return folder.value("a/value.json", make, beside=["a/vector"]), folder.path
+
+
+def test_a_value_is_made_by_one_and_read_by_all(tmp_path):
+    def make():
+        (tmp_path / "shards/2-of-2/a").mkdir(exist_ok=True)
+        (tmp_path / "shards/2-of-2/a/vector").write_bytes(b"\0\1")
+        return {"norm": 0.1}
+
+    def never():
+        raise AssertionError("made again")
+
+    made, _ = value(tmp_path, Shard(2, 2), make)
+    for shard in (Shard(2, 2), Shard(1, 2), None):
+        found, where = value(tmp_path, shard, never)
+        assert found == made == {"norm": 0.1}
+        assert (where / "a/vector").read_bytes() == b"\0\1"
+
+
+def test_shards_at_once_make_a_value_once(tmp_path):
+    calls = []
+
+    def make():
+        calls.append(1)
+        time.sleep(0.3)
+        return len(calls)
+
+    def work(number):
+        with working_as(Shard(number, 3)), RunFolder(tmp_path, "test", CONFIG) as folder:
+            return folder.value("value.json", make)
+
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(work, (1, 2, 3))) == [1, 1, 1]
+
+
+def test_what_shards_were_begun_with_holds_for_the_run(tmp_path):
+    with working_as(Shard(1, 2)), RunFolder(tmp_path, "test", CONFIG) as folder:
+        folder.pin("weights", "abc")
+    with RunFolder(tmp_path, "test", CONFIG) as folder:
+        with pytest.raises(UsageError, match="begun with weights abc"):
+            folder.pin("weights", "def")
 
 
 @pytest.mark.parametrize("text", ["0/2", "3/2", "2", "a/b", ""])
