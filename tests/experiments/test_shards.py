@@ -150,9 +150,9 @@ def test_shards_at_once_make_a_value_once(tmp_path):
 def test_what_shards_were_begun_with_holds_for_the_run(tmp_path):
     with working_as(Shard(1, 2)), RunFolder(tmp_path, "test", CONFIG) as folder:
         folder.pin("weights", "abc")
-    with RunFolder(tmp_path, "test", CONFIG) as folder:
-        with pytest.raises(UsageError, match="begun with weights abc"):
-            folder.pin("weights", "def")
+    refused = pytest.raises(UsageError, match="begun with weights abc")
+    with RunFolder(tmp_path, "test", CONFIG) as folder, refused:
+        folder.pin("weights", "def")
 
 
 @pytest.mark.parametrize("text", ["0/2", "3/2", "2", "a/b", ""])

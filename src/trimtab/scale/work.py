@@ -34,9 +34,7 @@ class Command:
 
     def __call__(self, words: Sequence[str]) -> str:
         """Run it; ends with its status, or as if by the signal that ended it."""
-        # Slurm's warnings are for submitit, which queues the job again. SIGTERM ends us at once:
-        # requeue.sh then asks whether the job was cancelled.
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        _mortal()
         self._record().unlink(missing_ok=True)
         status = subprocess.call([sys.executable, "-m", "trimtab", *words], preexec_fn=_deaf)
         if status < 0:
@@ -74,6 +72,7 @@ class Merge(Command):
 
     def __call__(self, words: Sequence[str]) -> str:
         """Run it, if each run has been made; else wait for shards again, or say who failed."""
+        _mortal()
         every = [job for jobs in self.shares for job in jobs]
         found = {job: ended(self.folder, job) for job in every}
         lacking = [jobs for jobs in self.shares if all(found[job] != 0 for job in jobs)]
@@ -120,6 +119,11 @@ def _tell(line: str) -> None:
     print(f"trimtab: {line}", file=sys.stderr, flush=True)
 
 
+def _mortal() -> None:
+    """SIGTERM, which submitit ignores, ends us: requeue.sh then asks whether we were cancelled."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def _deaf() -> None:
-    """The command does not hear Slurm's warning; it dies by SIGKILL when submitit ends."""
+    """Slurm's warning is for submitit, which queues the job again and so ends the command."""
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
