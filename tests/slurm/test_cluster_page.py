@@ -12,6 +12,7 @@ import yaml
 from on_slurm import needs_slurm, state, until, wait_for
 
 import trimtab.village
+from trimtab.experiments.config import read_recipe
 
 pytestmark = needs_slurm
 
@@ -19,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 WEIGHTS = Path(trimtab.village.__file__).with_name("weights")
 # Settings of each experiment; `trimtab` in the tests' PATH adds them to every run.
 SMALL = {
-    "toxicity": {
+    "toxicity": read_recipe("village") | {
         "challenging": 8, "benign": 4, "k": 3, "max_new_tokens": 8, "random_controls": 1,
         "layer_challenging": 2, "layer_benign": 2, "ordinary_texts": 2, "layers": [4, 6],
         "coefficients": [0, 1],

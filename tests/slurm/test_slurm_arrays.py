@@ -65,8 +65,8 @@ def test_an_array_over_models_is_merged_into_one_page(one_process, tmp_path):
     """The village, and the same by another name."""
     (tmp_path / "hamlet").symlink_to(WEIGHTS)
     models = ("--model", "village", "--model", tmp_path / "hamlet")
-    jobs = submitted("toxicity", *models, "--runs", tmp_path, "--slurm", "--shards", "2",
-                     "--set", *TINY)  # fmt: skip
+    jobs = submitted("toxicity", *models, "--recipe", "village", "--runs", tmp_path, "--slurm",
+                     "--shards", "2", "--set", *TINY)  # fmt: skip
     assert len(jobs) == 5
     wait_for(jobs)
     assert [state(job) for job in jobs] == ["COMPLETED"] * 5
