@@ -21,7 +21,7 @@ TINY = (
     "coefficients=[0, 1]", "batch_size=2",
 )  # fmt: skip
 PATIENCE = 400  # seconds
-BUSY = {"PENDING", "RUNNING", "COMPLETING", "REQUEUED", "CONFIGURING"}
+OVER = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL"}
 
 
 def call(*words: str | Path, environment: dict[str, str] | None = None) -> str:
@@ -109,7 +109,7 @@ def wait_for(jobs: list[str]) -> None:
     def ended() -> bool:
         hurry()
         time.sleep(1)
-        return not BUSY & {state(job) for job in jobs}
+        return all(state(job) in OVER for job in jobs)
 
     until(ended, f"jobs {' '.join(jobs)}")
 

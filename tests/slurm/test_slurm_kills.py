@@ -148,6 +148,7 @@ def test_a_job_out_of_time_is_queued_again(one_process, tmp_path):
     begun = time.time()
     until(lambda: restarts(job) == 1, "the time to be up")
     assert time.time() - begun < 150
+    call("scontrol", "update", f"JobId={job}", "TimeLimit=30")
     wait_for([job])
     assert state(job) == "COMPLETED"
     assert results(tmp_path) == one_process

@@ -9,11 +9,9 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-WAITING = frozenset(
-    ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED")
-)
 # Ended by something other than the command and its user: worth another try.
 KILLED = frozenset(("KILLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "BOOT_FAIL", "DEADLINE"))
+ENDED = KILLED | {"COMPLETED", "CANCELLED", "FAILED", "OUT_OF_MEMORY", "REVOKED"}
 
 
 def states(ids: Sequence[str]) -> dict[str, str]:
@@ -31,6 +29,11 @@ def states(ids: Sequence[str]) -> dict[str, str]:
             told = re.search(r"\bExitCode=(\S+)", shown)
             found[job] = _named(state, told[1] if told else "")
     return {job: found[job] for job in ids if found.get(job)}
+
+
+def waits(state: str | None) -> bool:
+    """Whether a job in this state is in the queue, or at work."""
+    return state is not None and state not in ENDED
 
 
 def _named(state: str, code: str) -> str:

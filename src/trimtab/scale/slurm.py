@@ -22,7 +22,7 @@ from typing import Any
 
 from trimtab.errors import RunError, UsageError
 from trimtab.files import reading
-from trimtab.scale.queue import WAITING, states
+from trimtab.scale.queue import states, waits
 from trimtab.scale.work import KILLS, Command, Merge
 
 JOBS = "jobs"
@@ -128,7 +128,7 @@ def _check_queue(folder: Path, words: list[str]) -> None:
     """Refuse to do the same twice at once."""
     known = [row["job"] for row in recorded(folder) if row["command"] == words]
     state = states(known) if known else {}
-    if here := [job for job in known if state.get(job) in WAITING]:
+    if here := [job for job in known if waits(state.get(job))]:
         raise UsageError(
             f"Jobs of this command are in the queue: {' '.join(here)}.",
             f"Wait for them, or stop them first: scancel {' '.join(_whole(here))}",

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from trimtab.files import write_atomic
-from trimtab.scale.queue import KILLED, WAITING, ended, kills, states
+from trimtab.scale.queue import KILLED, ended, kills, states, waits
 
 KILLS = 3  # a command that a signal ends more often than that has crashed
 
@@ -90,7 +90,7 @@ class Merge(Command):
                 file.write(f"{state[job]}\n")
             _tell(f"{job} ended as {state[job]}; it is queued again.")
             subprocess.run(["scontrol", "requeue", job], check=True)
-        if again or any(state.get(job) in WAITING for jobs in lacking for job in jobs):
+        if again or any(waits(state.get(job)) for jobs in lacking for job in jobs):
             _later()
         for job in (job for jobs in lacking for job in jobs):
             how = "FAILED" if found[job] else state.get(job, "gone")
