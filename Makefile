@@ -66,7 +66,7 @@ test-vllm: $(INSTALLED)  ## Run the conformance suite and tests of the vLLM back
 test-slurm: $(INSTALLED)  ## Run the tests of --slurm on a one-node Slurm, started and stopped here.
 	$(PIP) -e ".[slurm]"
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python tests/slurm/cluster.py \
-	  $(BIN)/python -m pytest tests/slurm
+	  $(BIN)/python -m pytest tests/slurm -n 3 --dist loadfile
 
 accept: $(INSTALLED)  ## Measure the acceptance figures at full size.
 	$(BIN)/python -m benchmarks.accept

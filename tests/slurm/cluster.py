@@ -54,14 +54,15 @@ MinJobAge=600
 ReturnToService=2
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-GresTypes=gpu
+GresTypes=gpu,token
 SlurmdParameters=config_overrides
-NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory=200000 Gres=gpu:4 State=UNKNOWN
+NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory=200000 Gres=gpu:4,token:1 State=UNKNOWN
 PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP PriorityTier=1
 PartitionName=gpu Nodes={host} MaxTime=INFINITE State=UP PriorityTier=1
 PartitionName=urgent Nodes={host} MaxTime=INFINITE State=UP PriorityTier=9
 """
-GRES = "Name=gpu File={folder}/gpu[0-3]\n"  # what Slurm counts; the files are empty
+# What Slurm counts: GPUs that are empty files, and a thing that only one job can have.
+GRES = "Name=gpu File={folder}/gpu[0-3]\nName=token Count=1\n"
 
 
 def missing() -> list[str]:

@@ -11,13 +11,13 @@ import pytest
 import yaml
 from on_slurm import needs_slurm, state, until, wait_for
 
-import trimtab.village
+from trimtab import village
 from trimtab.experiments.config import read_recipe
 
 pytestmark = needs_slurm
 
 ROOT = Path(__file__).parents[2]
-WEIGHTS = Path(trimtab.village.__file__).with_name("weights")
+WEIGHTS = Path(village.__file__).with_name("weights")
 # Settings of each experiment; `trimtab` in the tests' PATH adds them to every run.
 SMALL = {
     "toxicity": read_recipe("village") | {

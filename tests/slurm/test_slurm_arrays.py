@@ -18,11 +18,11 @@ from on_slurm import (
     wait_for,
 )
 
-import trimtab.village
+from trimtab import village
 
 pytestmark = needs_slurm
 
-WEIGHTS = Path(trimtab.village.__file__).with_name("weights")
+WEIGHTS = Path(village.__file__).with_name("weights")
 TRAITS = (
     "traits=[wicked, gloomy]", "layers=[5]", "coefficients=[1.4]", "choosing_samples=1",
     "test_samples=1", "max_new_tokens=24", "coherence_share=0.1", "threshold=10", "batch_size=64",
@@ -84,7 +84,6 @@ def test_a_command_in_the_queue_is_refused(tmp_path):
     assert done.returncode == 2
     assert f"stop them first: scancel {jobs[0].split('_')[0]} {jobs[-1]}" in done.stderr
     call("scancel", *jobs)
-    wait_for(jobs)
 
 
 def test_a_partition_that_does_not_exist(tmp_path):

@@ -130,9 +130,9 @@ def test_shards_with_errors_fail_and_nothing_is_merged(one_process, tmp_path):
 
 
 def test_a_preempted_job_is_queued_again(one_process, tmp_path):
-    (job,) = run(tmp_path, "--slurm", "--partition", "main", "--time", "30")
+    (job,) = run(tmp_path, "--slurm", "--gres", "token:1", "--time", "30")
     until(lambda: any(tmp_path.glob("toxicity/*/completions/baseline.jsonl")), "the first rows")
-    call("sbatch", "--partition=urgent", "--exclusive", "--output=/dev/null", "--wrap=sleep 2")
+    call("sbatch", "--partition=urgent", "--gres=token:1", "--output=/dev/null", "--wrap=sleep 2")
     until(lambda: restarts(job) == 1, "the job to be preempted")
     wait_for([job])
     assert state(job) == "COMPLETED"
