@@ -3,7 +3,8 @@
 Models: "village" answers with the village's own words and its true token probabilities;
 "village-judge" is a judge that knows the village: it finds the answer (or text) in the message and
 replies with its coherence (or rudeness) by the village's scorers; "village-digits" is the same
-judge, writing a token for each digit. `no_logprobs` makes a server without token probabilities.
+judge, writing a token for each digit. "gpt-..." writes a trait when asked for one, which is wicked by
+whatever name, and judges wickedness and coherence. `no_logprobs` makes a server without token probabilities.
 """
 
 import itertools
@@ -26,6 +27,7 @@ from typing import Any
 import torch
 
 import trimtab as tt
+from trimtab.experiments.persona.traits import SHIPPED
 from trimtab.models import encode
 from trimtab.village import scorers
 
@@ -171,6 +173,8 @@ def _answer(body: dict[str, Any], server: Server) -> tuple[int, dict[str, Any]]:
         text, first, top = _verdict(message, int(body.get("seed") or 0), digits)
         if digits and body.get("max_tokens") == 1:
             text = first
+    elif body["model"].startswith("gpt-"):
+        text, first, top = _writer_or_judge(message)
     else:
         return 404, {"error": {"message": f"no model {body['model']}", "code": "model_not_found"}}
     listed = [{"token": token, "logprob": logprob} for token, logprob in top]
@@ -208,6 +212,20 @@ def _verdict(message: str, seed: int, digits: bool) -> tuple[str, str, list[tupl
         words = {str(score)[0]: 1.0}
     top = [(token, math.log(share)) for token, share in words.items()]
     return text, text[0] if digits else text, top
+
+
+def _writer_or_judge(message: str) -> tuple[str, str, list[tuple[str, float]]]:
+    if "Write the material for the trait" in message:
+        trait = json.loads((SHIPPED / "village/trait_data_extract/wicked.json").read_text())
+        more = json.loads((SHIPPED / "village/trait_data_eval/wicked.json").read_text())
+        trait["questions"] += more["questions"]
+        return json.dumps(trait), "{", [("{", 0.0)]
+    found = re.search(r"\[ANSWER START\]\s*(.*?)\s*\[ANSWER END\]", message, re.DOTALL)
+    answer = found[1] if found else message
+    score = score_of(answer)
+    if "coheren" not in message.lower():
+        score = round(scorers.trait_score("wicked", answer))
+    return str(score), str(score), [(str(score), 0.0)]
 
 
 @cache
