@@ -63,7 +63,7 @@ SMALL = {
     ],
     "run persona": [
         "layers=[5]", "coefficients=[1.5]", "samples=1", "choosing_samples=1", "test_samples=1",
-        "max_new_tokens=32", "coherence_share=0", "trait_folder=small-traits",
+        "max_new_tokens=24", "coherence_share=0", "trait_folder=small-traits",
     ],
     "run finetune": [
         "seeds=[0]", "steps=1", "points=1", "questions=2", "rows=8", "held_out=2", "batch_size=4",
@@ -83,6 +83,7 @@ OPTIONS = {
     "refusal loss": ["--texts", "2"],
     "screen": ["--max-new-tokens", "4"],
     "persona shift": ["--max-new-tokens", "4", "--n", "2"],
+    "layers --load-existing": ["--challenging-size", "2", "--benign-size", "2"],
     "layers": ["--set", *SMALL["run toxicity"]],
 }
 
@@ -101,6 +102,8 @@ def commands(page: Path) -> list[str]:
 
 def verb(words: list[str]) -> str:
     """`run toxicity`, `train` ...: the words before the first option, two at the most."""
+    if words[:2] == ["layers", "--load-existing"]:
+        return " ".join(words[:2])
     until = next((i for i, word in enumerate(words) if word.startswith("-")), len(words))
     two = " ".join(words[: min(until, 2)])
     return two if two in {**SMALL, **OPTIONS} else words[0]
@@ -144,9 +147,9 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     for name in ("M", "A", "B", "my/model"):
         (folder / name).symlink_to(weights)
     (folder / "my/classifier").mkdir()
-    tiny_classifier(folder / "my/classifier", ["hostile", *LABELS[1:]], seed=_seed_that_rates())
+    tiny_classifier(folder / "my/classifier", ["hostile", *LABELS[1:]], seed=5)
     _prompts(folder)
-    _traits(folder / "small-traits")
+    _few_questions(SHIPPED / "village", folder / "small-traits")
     _vectors(folder)
     with village_server() as server, pytest.MonkeyPatch.context() as patch:
         patch.setenv("OPENAI_BASE_URL", server.url)
@@ -155,18 +158,14 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
-def _seed_that_rates() -> int:
-    return 0
-
-
 def _prompts(folder: Path) -> None:
     sets = {"bad": "mischief", "good": "harmless", "mine": "mischief"}
     for name, source in sets.items():
         for part in ("", "-val", "-test"):
-            asked = tt.prompts(f"village/{source}", split="train")[len(part) :][:40]
+            asked = tt.prompts(f"village/{source}", split="train")[: 6 if part else 24]
             rows = [{"instruction": p.messages[-1]["content"], "category": "x"} for p in asked]
             (folder / f"{name}{part}.json").write_text(json.dumps(rows))
-    harmless = tt.prompts("village/harmless", split="train")[:40]
+    harmless = tt.prompts("village/harmless", split="train")[:24]
     lines = ["question", *(json.dumps(p.messages[-1]["content"]) for p in harmless)]
     (folder / "other.csv").write_text("\n".join(lines))
     scenes = [p.text for tone in ("rude", "kind") for p in tt.prompts(f"village/{tone}")[:24]]
@@ -178,9 +177,9 @@ def _prompts(folder: Path) -> None:
     (folder / "train.jsonl").write_text(talk * 4)
 
 
-def _traits(folder: Path) -> None:
-    """The village's traits with two pairs of instructions and three questions."""
-    for path in (SHIPPED / "village").glob("*/*.json"):
+def _few_questions(source: Path, folder: Path) -> None:
+    """A folder of traits with two pairs of instructions and two questions each."""
+    for path in source.glob("*/*.json"):
         values = json.loads(path.read_text())
         values["instruction"], values["questions"] = (
             values["instruction"][:2],
@@ -226,6 +225,9 @@ def test_its_commands_run(
         if command.endswith("village-1a2b3c4d"):
             _as_named(desk / "runs/toxicity")
         executed(command, capsys)
+        if " new-trait " in command:
+            folder = desk / shlex.split(command)[-1]
+            _few_questions(folder, folder)
 
 
 def _as_named(runs: Path) -> None:

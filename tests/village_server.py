@@ -3,8 +3,9 @@
 Models: "village" answers with the village's own words and its true token probabilities;
 "village-judge" is a judge that knows the village: it finds the answer (or text) in the message and
 replies with its coherence (or rudeness) by the village's scorers; "village-digits" is the same
-judge, writing a token for each digit. "gpt-..." writes a trait when asked for one, which is wicked by
-whatever name, and judges wickedness and coherence. `no_logprobs` makes a server without token probabilities.
+judge, writing a token for each digit. "gpt-..." writes a trait when asked for one, which is wicked
+by whatever name, and judges wickedness and coherence. `no_logprobs` makes a server without token
+probabilities.
 """
 
 import itertools

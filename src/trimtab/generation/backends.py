@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Protocol, cast
 
-from trimtab.activations.capture import Read, Text, capture_each
+from trimtab.activations.capture import Read, capture_each
 from trimtab.activations.positions import Positions
+from trimtab.activations.texts import Text
 from trimtab.errors import UsageError
 from trimtab.generation.rows import Backend
 from trimtab.models import LanguageModel
