@@ -23,6 +23,7 @@ from tiny_classifier import LABELS, tiny_classifier
 from trimtab import cli
 from trimtab.cli import main
 from trimtab.experiments.persona.traits import SHIPPED
+from trimtab.scale.slurm import read_request
 from village_server import village_server
 
 ROOT = Path(__file__).parents[1]
@@ -32,6 +33,7 @@ LANGUAGES = {"sh", "python", "py", "yaml", "ini", "text"}
 # What a command holds, and why it is parsed but not run.
 NOT_RUN = {
     "--slurm": "needs Slurm: tests/slurm, by make test-slurm",
+    "trimtab jobs": "needs Slurm, as above",
     "--recipe phi-4-mini": "downloads a model and prompts",
     "--recipe qwen3-8b": "downloads a model and prompts",
     "data fetch": "downloads prompts: tests/data/test_fetch.py",
@@ -48,6 +50,7 @@ ELSEWHERE = {
     "make": "the targets exist: tests/test_readme.py",
     "pip": "installs",
     "wait": "a word of the shell",
+    "sbatch": "tests/slurm/test_cluster_page.py",
     "accelerate": "tests/training/test_several_processes.py",
     "bash": "tests/scale/test_scripts.py",
 }
@@ -110,8 +113,10 @@ def verb(words: list[str]) -> str:
 
 
 def parsed(command: str) -> None:
+    words = shlex.split(command)[1:]
+    job = read_request(words)
     called, _, _ = cli.app.parse_args(
-        shlex.split(command)[1:], exit_on_error=False, print_error=False
+        job.words if job else words, exit_on_error=False, print_error=False
     )
     assert called.__module__.startswith("trimtab.cli.")
 
