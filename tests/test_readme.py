@@ -1,15 +1,14 @@
-"""The Python in the README and the manual runs as it stands, and the commands exist."""
+"""The Python in the README and the manual runs as it stands, and what they name exists."""
 
 import re
-import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import trimtab as tt
-from trimtab import cli, scoring
-from trimtab.cli import main
+from trimtab import scoring
+from village_server import village_server
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -55,24 +54,10 @@ def test_the_manual_s_python_runs(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    _run(page)
-
-
-def _commands() -> list[str]:
-    pages = [page for page in PAGES if page.name != "cluster.md"]  # tests/slurm runs that one
-    lines = [line for page in pages for block in _blocks(page, "sh") for line in block.splitlines()]
-    return sorted({line.split("#")[0].strip() for line in lines if line.startswith("trimtab ")})
-
-
-@pytest.mark.parametrize("command", _commands())
-def test_the_commands_in_the_pages_parse(
-    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    words = shlex.split(command)[1:]
-    called, _, _ = cli.app.parse_args(words, exit_on_error=False, print_error=False)
-    assert called.__module__.startswith("trimtab.cli.")
-    assert main([*words, "--help"]) == 0
-    assert capsys.readouterr().out
+    with village_server() as server:  # what the page on judges asks
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        monkeypatch.setenv("OPENAI_API_KEY", "any")
+        _run(page)
 
 
 def test_every_make_target_in_the_readme_exists() -> None:

@@ -3,6 +3,9 @@
 Runs where transformer_lens is installed: `make test-tl`.
 """
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -163,3 +166,13 @@ def test_a_whole_run_chooses_and_says_the_same(tmp_path):
         assert (ours / name).read_text() == (theirs / name).read_text()
     a, b = (torch.load(p / "direction.pt", weights_only=True) for p in (ours, theirs))
     assert float(a @ b / (a.norm() * b.norm())) >= 0.9999
+
+
+def test_the_manuals_lines_run():
+    page = (Path(__file__).parents[2] / "docs/refusal.md").read_text("utf-8")
+    (block,) = re.findall(r"^```py\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    names = {}
+    exec(compile(block, "refusal.md", "exec"), names)
+    ids = names["bridge"].to_tokens("Good day.")
+    states = names["lm"].model(input_ids=ids, output_hidden_states=True).hidden_states
+    assert torch.allclose(names["cache"]["blocks.5.hook_resid_pre"], states[5], atol=1e-4)
