@@ -1,11 +1,13 @@
 """Help, versions, statuses, and the line an error becomes."""
 
 import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 from pydantic import BaseModel
 
@@ -191,3 +193,20 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
     command = f'{sys.executable} -c "{program}" | true'
     done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60)
     assert done.stderr == ""
+
+
+def test_what_env_files_say_reaches_the_hub_and_wandb(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("HF_TOKEN", "WANDB_PROJECT"):
+        monkeypatch.setenv(name, "")
+    (tmp_path / ".env").write_text("HF_TOKEN=hf_words\nWANDB_PROJECT=harbour\n")
+    main(["doctor"])
+    assert huggingface_hub.get_token() == "hf_words"
+    assert os.environ["WANDB_PROJECT"] == "harbour"
+    assert "token is set" in (said := capsys.readouterr().out)
+    assert "hf_words" not in said
+    monkeypatch.setenv("HF_TOKEN", "mine")  # the environment goes before it
+    main(["--version"])
+    assert huggingface_hub.get_token() == "mine"

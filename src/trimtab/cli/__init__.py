@@ -9,6 +9,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 from cyclopts import App, CycloptsError, Parameter
 
@@ -92,6 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         _hush_libraries()
     try:
+        _read_env_file()
         status = _scaled(words)
         sys.stdout.flush()
     except KeyboardInterrupt:
@@ -106,6 +108,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status, line = explain(error)
         print(f"error: {line}", file=sys.stderr)
     return int(status)
+
+
+def _read_env_file() -> None:
+    if Path(".env").is_file():
+        from trimtab.scoring.settings import Keys
+
+        Keys().export()
 
 
 def _scaled(words: list[str]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
@@ -23,6 +24,13 @@ class Keys(BaseSettings):
     hf_token: SecretStr | None = None
     trimtab_guard_key: SecretStr | None = None
     wandb_project: str | None = None
+
+    def export(self) -> None:
+        """Set what other libraries look for in the environment: hub's token and wandb's project."""
+        token = self.hf_token and self.hf_token.get_secret_value()
+        for name, value in (("HF_TOKEN", token), ("WANDB_PROJECT", self.wandb_project)):
+            if value and not os.environ.get(name):
+                os.environ[name] = value
 
     def for_judge(self, url: str) -> SecretStr:
         """The key for an endpoint: of the service that its host names, or else OpenAI's.
