@@ -76,7 +76,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     def generate(_: Any, asked: Sequence[Prompt], **options: Any) -> list[Completion]:
         calls.append(options)
-        cells = options.get("steering", [None])
+        cells = options.get("steering") or [None]
         return [
             Completion(p, (1,), str(20 * cell + sample), True, cell, sample)
             for cell in range(len(cells)) for p in asked for sample in range(options["samples"])

@@ -50,7 +50,9 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def state(step: int = 0, history: list[dict[str, float]] | None = None) -> SimpleNamespace:
-    return SimpleNamespace(global_step=step, max_steps=99, log_history=history or [])
+    return SimpleNamespace(
+        global_step=step, max_steps=99, log_history=history or [], is_world_process_zero=True
+    )
 
 
 @pytest.mark.parametrize("sign", [1, -1])
