@@ -44,7 +44,7 @@ demo: $(INSTALLED)  ## Run the toxicity experiment on the village; the last line
 	$(BIN)/trimtab run toxicity
 
 test: $(INSTALLED)  ## Run the tests.
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-tl: $(TL_INSTALLED)  ## Run the tests of the TransformerLens backend, in .venv-tl.
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 .venv-tl/bin/python -m pytest tests/generation/test_transformer_lens.py
