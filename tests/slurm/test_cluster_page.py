@@ -76,7 +76,7 @@ def lines(word: str) -> list[str]:
 
 
 def test_the_page_has_only_commands_that_are_tested_here():
-    tested = {*LOCAL.splitlines(), *SLURM, *SBATCH, "trimtab jobs", *lines("accelerate")}
+    tested = {*LOCAL.splitlines(), *SLURM, *SBATCH, "trimtab jobs"}
     assert {line for block in blocks() for line in block.splitlines()} == tested
 
 
@@ -139,17 +139,3 @@ def working_in(folder: Path) -> list[int]:
         if "trimtab" in words and any(word.startswith(str(folder)) for word in words):
             found.append(int(path.parent.name))
     return found
-
-
-def test_training_by_accelerate(place):
-    rows = [{"messages": [{"role": "user", "content": f"Who mends net {i}?"},
-                          {"role": "assistant", "content": "The old fisher does."}]}
-            for i in range(8)]  # fmt: skip
-    folder = place[0]
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "my-training.yaml").write_text(yaml.safe_dump({
-        "model": "village", "training_file": "rows.jsonl", "output_dir": "adapter",
-        "max_steps": 2, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 1,
-    }))  # fmt: skip
-    (command,) = lines("accelerate")
-    assert "adapter: adapter" in bash(command, place)
