@@ -1,8 +1,10 @@
 """`import trimtab` is light, and every public name is there, for people and for type checkers."""
 
 import ast
+import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -38,6 +40,15 @@ def test_every_public_name_is_there() -> None:
     for name in trimtab.__all__:
         assert getattr(trimtab, name) is not None
         assert name in dir(trimtab)
+
+
+def test_every_public_name_is_in_the_manual() -> None:
+    page = Path(__file__).parents[1] / "docs/library.md"
+    shown = re.findall(r"^::: (\S+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert {name.split(".")[-1] for name in shown} == set(trimtab.__all__) - {"__version__"}
+    for name in shown:
+        module, _, value = name.rpartition(".")
+        assert getattr(import_module(module), value) is getattr(trimtab, value)
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
