@@ -64,6 +64,19 @@ def test_steps_one_at_a_time(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "A vector needs a layer" in capsys.readouterr().err
 
 
+def test_what_judging_would_cost_is_said_without_a_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where no .env lies
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    ask = ["persona", "evaluate", "--trait", "wicked", "--judge", "gpt-4.1-mini", "--out", "w.csv"]
+    assert main([*ask, "--max-new-tokens", "2", "--dry-run"]) == 0
+    assert "40 requests to send" in capsys.readouterr().out  # 20 questions, trait and coherence
+    assert main(ask) == 2
+    assert "There is no key" in capsys.readouterr().err
+
+
 def test_the_highest_checkpoint_is_taken(tmp_path: Path) -> None:
     assert latest_checkpoint("org/model") == "org/model"
     assert latest_checkpoint(str(tmp_path)) == str(tmp_path)

@@ -79,9 +79,8 @@ def evaluate(e: Evaluation, say: Say) -> pd.DataFrame:
     if e.coefficient and e.vector is None:
         raise UsageError("A coefficient needs a vector.", "Give --vector and --layer.")
     trait = read_trait(e.trait, e.version, e.trait_folder, family=_family(e.model))
-    judge = open_judge(
-        e.judge, base_url=e.judge_url, cache=e.judge_cache or e.out.with_suffix(".judge.sqlite")
-    )
+    cache = e.judge_cache or e.out.with_suffix(".judge.sqlite")
+    judge = open_judge(e.judge, base_url=e.judge_url, cache=cache, estimate_only=e.dry_run)
     if e.out.exists() and not e.overwrite:
         # A table from --dry-run has no scores yet.
         scored = trait.name in read_table(e.out)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pydantic import SecretStr
+
 from trimtab.errors import UsageError
 from trimtab.scoring.judge.metric import Judge
 from trimtab.scoring.judge.village import VillageJudge
@@ -21,6 +23,7 @@ def open_judge(
     timeout: float = 60.0,
     price: tuple[float, float] | None = None,
     device: str | None = None,
+    estimate_only: bool = False,
 ) -> Judge:
     """A judge by name.
 
@@ -35,6 +38,7 @@ def open_judge(
         timeout: Seconds to wait for one answer of the endpoint.
         price: USD for a million tokens in and out, where the price table has none or an old one.
         device: Where a model of "hf:" runs.
+        estimate_only: Nothing will be sent, so no key is needed.
 
     Raises:
         UsageError: There is no such judge, no key for the endpoint, or the cache is no cache.
@@ -55,9 +59,8 @@ def open_judge(
 
         keys = Keys()
         url = base_url or keys.openai_base_url or OPENAI_URL
-        client = Client(
-            url, keys.for_judge(url), cache=cache, concurrency=concurrency, timeout=timeout
-        )
+        key = SecretStr("none") if estimate_only else keys.for_judge(url)
+        client = Client(url, key, cache=cache, concurrency=concurrency, timeout=timeout)
         return EndpointJudge(model, client, price)
     raise UsageError(
         f"There is no judge {spec!r}.",
