@@ -2,6 +2,7 @@
 
 import pytest
 
+from trimtab.cli import main
 from trimtab.errors import UsageError
 from trimtab.scale.jobs import jobs
 from trimtab.scale.slurm import commands, minutes, read_request
@@ -44,6 +45,35 @@ def test_times(text, expected):
 def test_mistakes(text):
     with pytest.raises(UsageError):
         request(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("run toxicity --bogus 3", "no setting 'bogus'"),
+        ("run toxicity --model a --model b --k few", "k cannot be 'few'"),
+        ("run persona --traits wicked,gloomy --recipe nope", "no recipe 'nope'"),
+        ("run toxcity", "Did you mean"),
+        ("run", "goes with an experiment"),
+        ("run refusal --help", "goes with an experiment"),
+    ],
+)
+def test_slips_are_found_before_the_queue(text, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main([*text.split(), "--slurm", "--shards", "2"]) == 2
+    assert said in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_right_is_submitted(monkeypatch):
+    monkeypatch.setattr("trimtab.scale.slurm.submit", lambda request: [request.words[1]])
+    for text in (
+        "run toxicity --model a --model b --k 3 --recipe qwen3-8b",
+        "run persona --traits wicked,gloomy --shard 1/2",
+        "run refusal --runs elsewhere --set n_train=8",
+        "run finetune --trait optimistic",
+    ):
+        assert main([*text.split(), "--slurm", "--gpus", "1"]) == 0
 
 
 def test_no_time():

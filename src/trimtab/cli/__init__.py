@@ -32,7 +32,7 @@ from trimtab.cli import (
     train,
     village,
 )
-from trimtab.errors import TrimtabError
+from trimtab.errors import TrimtabError, UsageError
 
 USAGE, FAILURE, INTERRUPTED = 2, 1, 130
 
@@ -66,7 +66,7 @@ app.command(screen.screen)
 running = app.command(
     App(name="run", help="Run an experiment, from prompts to report.", help_epilogue=SCALE)
 )
-for experiment in (run.toxicity, run.persona, run.refusal, run.finetune):
+for experiment in run.EXPERIMENTS:
     running.command(experiment)
 refusing = app.command(App(name="refusal", help="The refusal experiment, one step at a time."))
 for step in ("directions", "select", "complete", "evaluate", "loss"):
@@ -123,18 +123,15 @@ def _scaled(words: list[str]) -> int:
         from trimtab.scale.slurm import read_request, submit
 
         if request := read_request(words):
+            _check(list(request.words))
             ids = submit(request)
             print(f"submitted: {' '.join(ids)}")
             print("follow them with: trimtab jobs")
             return 0
     from trimtab.experiments.shards import Shard, working_as
 
-    shard = None
-    if "--shard" in words:
-        at = words.index("--shard")
-        shard = Shard.parse(" ".join(words[at + 1 : at + 2]))
-        words = words[:at] + words[at + 2 :]
-    with working_as(shard):
+    words, share = _without_shard(words)
+    with working_as(None if share is None else Shard.parse(share)):
         status: int = app(
             words,
             exit_on_error=False,
@@ -142,6 +139,22 @@ def _scaled(words: list[str]) -> int:
             result_action="return_int_as_exit_code_else_zero",
         )
     return status
+
+
+def _without_shard(words: list[str]) -> tuple[list[str], str | None]:
+    if "--shard" not in words:
+        return words, None
+    at = words.index("--shard")
+    return words[:at] + words[at + 2 :], " ".join(words[at + 1 : at + 2])
+
+
+def _check(words: list[str]) -> None:
+    """Find a slip in a command's settings here, and not after hours in the queue."""
+    words, _ = _without_shard(words)
+    experiment, given, _ = app.parse_args(words, exit_on_error=False, print_error=False)
+    if experiment not in run.EXPERIMENTS:
+        raise UsageError("--slurm goes with an experiment.", "Write trimtab run toxicity --slurm.")
+    run.check(experiment.__name__, *given.args, **given.kwargs)
 
 
 def explain(error: Exception) -> tuple[int, str]:

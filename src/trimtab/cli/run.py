@@ -138,6 +138,29 @@ def finetune(*, options: Options = DEFAULTS, **setting: str) -> None:
     _run(run, config, options.runs)
 
 
+EXPERIMENTS = (toxicity, persona, refusal, finetune)
+
+
+def check(
+    experiment: str,
+    *,
+    model: str | list[str] | None = None,
+    options: Options = DEFAULTS,
+    **setting: str,
+) -> None:
+    """Read the settings of an experiment, by its name, as it would itself, and do nothing.
+
+    Raises:
+        UsageError: What the experiment would say of them.
+    """
+    from importlib import import_module
+
+    module = import_module(f"trimtab.experiments.{experiment}.config")
+    config = getattr(module, f"{experiment.capitalize()}Config")
+    for one in model if isinstance(model, list) else [model]:
+        config.read(options.settings(setting) | _named(one))
+
+
 def _run(
     experiment: "Callable[[AnyConfig, Path, Progress], Path]", config: "AnyConfig", runs: Path
 ) -> Path:
