@@ -197,6 +197,21 @@ def test_each_request_is_edited_by_its_own_program(tmp_path: Path, steps: Any) -
         assert torch.allclose(got, want, rtol=0, atol=1e-5), i
 
 
+@pytest.mark.parametrize("per", ["token", "row"])
+@pytest.mark.parametrize("order", [1, -1])
+def test_conditions_of_one_step_are_read_at_different_layers(
+    tmp_path: Path, per: Any, order: int
+) -> None:
+    rows: list[tuple[Any, ...]] = [
+        (tt.Conditional(tt.Add(vector(4), write, 2.0), vector(5), read, -1e9, per=per),)
+        for read, write in ((0, 1), (1, N), (2, N))
+    ][::order]
+    fake = Fake(tmp_path, rows)
+    got = fake.step([(i, 0, LENGTH) for i in range(3)])
+    for i, row in enumerate(rows):
+        assert torch.allclose(got[i], slowly(row, i)[N], rtol=0, atol=1e-5), i
+
+
 @settings(max_examples=10, deadline=None)
 @given(st.lists(st.integers(1, 4), min_size=3, max_size=9))
 def test_however_the_tokens_are_cut(tmp_path_factory: pytest.TempPathFactory, cut: Any) -> None:

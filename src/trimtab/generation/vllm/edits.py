@@ -89,8 +89,11 @@ class Gates:
         assert self._step is not None
         number, per = gate
         if per == "token":
-            self._now[gate] = found & mask
+            # Other requests may have been read before, at another layer.
+            before = self._now.get(gate, torch.zeros_like(found))
+            self._now[gate] = torch.where(mask, found, before)
             return
+        self._now.pop(gate, None)  # asked for by requests that were read earlier
         for token in mask.nonzero()[:, 0].tolist():
             request = self._step.requests[int(self._step.request_of[token])]
             self._known[request.name, number] = found[token]
