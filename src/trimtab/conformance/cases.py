@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -80,6 +82,10 @@ def many(lm: LanguageModel, v: Float[Tensor, "40 d"]) -> list[tuple[Item, ...]]:
     rows: list[tuple[Item, ...]] = []
     for i in range(_MANY):
         layer = i % (lm.n_layers + 1)
+        if i % 4 == 3:
+            per: Literal["row", "token"] = "row" if i % 8 == 3 else "token"
+            rows.append((Conditional(Add(v[i], layer), v[i + 1], layer // 2, 0.0, per),))
+            continue
         items = (
             Add(v[i], layer, 0.5 + i / _MANY, POSITIONS[i % 3]),
             Ablate(v[i], layer, POSITIONS[i % 3]),
