@@ -313,6 +313,12 @@ def test_operations_that_the_workers_do_not_know_are_refused() -> None:
         compiled(LM, (Other(vector(0), 1),))
 
 
+def test_a_model_runner_with_other_books_is_refused() -> None:
+    runner = SimpleNamespace(model=Model(), device=torch.device("cpu"), dtype=None, requests={})
+    with pytest.raises(UsageError, match="no input_batch, query_start_loc"):
+        Steered(runner)
+
+
 def test_layers_of_another_form_are_refused() -> None:
     with pytest.raises(UsageError, match="residual stream is not known"):
         find_sites(nn.Sequential(nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)])))

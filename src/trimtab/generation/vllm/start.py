@@ -52,6 +52,9 @@ def start(lm: LanguageModel, weights: Weights, options: Options, context: int, w
     """
     for key, value in _ENVIRONMENT.items():
         os.environ.setdefault(key, value)
+    # The hooks read the books of the first model runner; where Triton is (on a GPU), vLLM would
+    # otherwise take the second.
+    os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"
     try:
         from vllm import LLM
     except ImportError as error:

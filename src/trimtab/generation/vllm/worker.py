@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from trimtab.activations.positions import Positions
-from trimtab.errors import RunError, TrimtabError
+from trimtab.errors import RunError, TrimtabError, UsageError
 from trimtab.generation.vllm.edits import Gates, Read, Write
 from trimtab.generation.vllm.program import Place, Program, read_programs, revived_positions
 from trimtab.generation.vllm.reader import Reader
@@ -28,6 +28,7 @@ from trimtab.generation.vllm.sites import find_sites
 from trimtab.generation.vllm.step import Request, Step
 
 KEY = "trimtab"  # of a request's extra_args
+_BOOKS = ("input_batch", "query_start_loc", "requests")  # of vLLM's model runner
 
 
 class SteeringWorker:
@@ -67,6 +68,17 @@ class Steered:
     """A model of vLLM with hooks at the places that the loaded programs need."""
 
     def __init__(self, runner: Any) -> None:
+        """Find the places.
+
+        Raises:
+            UsageError: A model or a model runner of another form.
+        """
+        if missing := [name for name in _BOOKS if not hasattr(runner, name)]:
+            raise UsageError(
+                f"vLLM's {type(runner).__name__} has no {', '.join(missing)}, by which the tokens "
+                "of a step are told apart.",
+                "Use a version of vLLM that still has its first model runner, such as 0.32.",
+            )
         self.runner = runner
         self.sites = find_sites(runner.model)
         parameter = next(runner.model.parameters())
