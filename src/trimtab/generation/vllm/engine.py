@@ -174,6 +174,7 @@ class Engine:
             stop_token_ids=self._ends,
             ignore_eos=True,  # its end tokens are among ours
             detokenize=False,
+            skip_reading_prefix_cache=bool(request.captured),  # what is not computed is not read
             extra_args={"trimtab": asked},
         )
         prompt: dict[str, Any] = {"prompt_token_ids": list(request.ids)}
