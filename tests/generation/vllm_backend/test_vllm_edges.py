@@ -2,7 +2,6 @@
 
 import importlib.util
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -50,3 +49,45 @@ def test_reading_is_the_same_again_with_a_prefix_cache(lm: tt.LanguageModel):
         engine.set_options(engine.Options())
     assert torch.allclose(first, again, rtol=0, atol=1e-5)
     assert torch.allclose(first, tt.capture(lm, [text], at="prompt").values, rtol=0, atol=1e-4)
+
+
+def test_weights_that_change_while_an_engine_runs_are_found(lm: tt.LanguageModel):
+    before = said(lm)
+    weight = lm.anatomy.mlp[1].down_proj.weight
+    kept = weight.clone()
+    with torch.no_grad():
+        weight.mul_(1.5)
+    with pytest.raises(RunError, match="changed after loading"):
+        said(lm)
+    with torch.no_grad():
+        weight.copy_(kept)
+    assert said(lm) == before
+
+
+def test_an_interrupted_call_leaves_nothing_behind(
+    lm: tt.LanguageModel, monkeypatch: pytest.MonkeyPatch
+):
+    add = tt.Add(torch.randn(lm.d_model, generator=torch.Generator().manual_seed(0)), 2, 2.0)
+    first, steered = said(lm), said(lm, steering=add)
+    running = engine._running[0]._llm.llm_engine
+    step, steps = running.step, []
+
+    def interrupted() -> Any:
+        steps.append(1)
+        if len(steps) == 3:
+            raise KeyboardInterrupt
+        return step()
+
+    monkeypatch.setattr(running, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        said(lm, steering=add, max_new_tokens=200)
+    assert not engine._running
+    assert said(lm) == first
+    assert said(lm, steering=add) == steered != first
+
+
+def test_a_worker_that_fails_is_a_run_error(lm: tt.LanguageModel):
+    said(lm)
+    with pytest.raises(RunError, match="vLLM failed"):
+        engine._running[0].call("trimtab_no_such_method")
+    assert not engine._running

@@ -50,23 +50,18 @@ def complete(
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i].ids))
     made: dict[int, int] = {}
     size = batch_size or len(order)
-    try:
-        for first in range(0, len(order), size):
-            batch = order[first : first + size]
-            requests = [
-                Request(
-                    rows[i].ids, number_of[i], rows[i].limit, rows[i].key % _SEEDS,
-                    len(rows[i].ids),
-                )
-                for i in batch
-            ]  # fmt: skip
-            for ended in engine.answer(requests, names, sampling):
-                indices = [batch[number] for number, _, _ in ended]
-                emit(indices, [Answer(tokens, finished) for _, tokens, finished in ended])
-                made |= {i: len(tokens) for i, (_, tokens, _) in zip(indices, ended, strict=True)}
-    except RunError:
-        shut_down()  # it may be dead; the next call starts another
-        raise
+    for first in range(0, len(order), size):
+        batch = order[first : first + size]
+        requests = [
+            Request(
+                rows[i].ids, number_of[i], rows[i].limit, rows[i].key % _SEEDS, len(rows[i].ids)
+            )
+            for i in batch
+        ]
+        for ended in engine.answer(requests, names, sampling):
+            indices = [batch[number] for number, _, _ in ended]
+            emit(indices, [Answer(tokens, finished) for _, tokens, finished in ended])
+            made |= {i: len(tokens) for i, (_, tokens, _) in zip(indices, ended, strict=True)}
     _verify(engine, programs, names, number_of, made)
 
 

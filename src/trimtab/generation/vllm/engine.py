@@ -22,7 +22,7 @@ from trimtab.errors import RunError, UsageError
 from trimtab.generation.sampling import Sampling
 from trimtab.generation.vllm.program import Place, Program, write_programs
 from trimtab.generation.vllm.start import Options, kernel_rank, start
-from trimtab.generation.vllm.weights import base_of, rank_of, weights_of
+from trimtab.generation.vllm.weights import base_of, rank_of, state_of, weights_of
 from trimtab.models import LanguageModel
 
 _WORKER = "trimtab.generation.vllm.worker.SteeringWorker"
@@ -70,8 +70,10 @@ class Engine:
         try:
             self._weights = weights_of(lm, self._stack)
             self._llm = start(lm, self._weights, options, context, _WORKER)
-            self._adapters: WeakKeyDictionary[LanguageModel, Any] = WeakKeyDictionary()
-            self._adapters[lm] = self._adapter = self._request_of(self._weights.adapter)
+            # With the state their weights were in; an adapter is None where there is none.
+            self._known: WeakKeyDictionary[LanguageModel, tuple[Any, Any]] = WeakKeyDictionary()
+            self._adapter = self._request_of(self._weights.adapter)
+            self._known[lm] = state_of(lm), self._adapter
             found = self.call("trimtab_install")[0]
             if "error" in found or found["layers"] != lm.n_layers:
                 message = found.get("error") or (
@@ -85,18 +87,20 @@ class Engine:
     def turn_to(self, lm: LanguageModel) -> bool | None:
         """Run `lm` from now on: whether it is new here, or None if the engine cannot run it.
 
-        It can if `lm` is what it was started for, perhaps with another LoRA adapter or none.
+        It can if `lm` is what it was started for, perhaps with another LoRA adapter or none. A
+        model whose weights have been written to since is new again.
         """
         self._ends = sorted(lm.end_tokens)
-        if lm in self._adapters:
-            self._adapter = self._adapters[lm]
+        state, self._adapter = self._known.get(lm, (None, None))
+        if state == state_of(lm):
             return False
         base, rank = base_of(lm), rank_of(lm)
         fits = rank == 0 or (self._weights.rank and rank <= kernel_rank(self._weights.rank))
         if base is None or base != self._base or str(lm.dtype) != self._dtype or not fits:
             return None
         adapter = weights_of(lm, self._stack).adapter
-        self._adapters[lm] = self._adapter = self._request_of(adapter)
+        self._adapter = self._request_of(adapter)
+        self._known[lm] = state_of(lm), self._adapter
         return True
 
     def _request_of(self, adapter: str | None) -> Any:
@@ -106,8 +110,16 @@ class Engine:
         return LoRARequest(f"adapter-{number}", number, adapter) if adapter else None
 
     def call(self, method: str, *args: Any) -> list[Any]:
-        """Call a method of every worker; their answers."""
-        answers: list[Any] = self._llm.collective_rpc(method, args=args)
+        """Call a method of every worker; their answers.
+
+        Raises:
+            RunError: It failed, or the engine died; another is started next time.
+        """
+        try:
+            answers: list[Any] = self._llm.collective_rpc(method, args=args)
+        except Exception as error:
+            shut_down()
+            raise _failed(error) from error
         return answers
 
     def load(
@@ -125,7 +137,7 @@ class Engine:
         """(number, tokens, finished) of requests, as steps end them.
 
         Raises:
-            RunError: The engine died.
+            RunError: The engine died; another is started next time.
         """
         waiting = iter(enumerate(requests))
         underway: dict[str, int] = {}
@@ -150,12 +162,12 @@ class Engine:
         except GeneratorExit:
             engine.abort_request(list(underway))
             raise
+        except KeyboardInterrupt:
+            shut_down()  # a terminal interrupts its processes too
+            raise
         except Exception as error:
-            raise RunError(
-                f"vLLM failed: {type(error).__name__}: {str(error)[:300]}.",
-                "VLLM_LOGGING_LEVEL=INFO shows what its processes say; `trimtab doctor --backend "
-                "vllm` tries it on a small scale.",
-            ) from error
+            shut_down()
+            raise _failed(error) from error
 
     def _add(self, name: str, request: Request, names: Sequence[str], sampling: Sampling) -> None:
         from vllm import SamplingParams
@@ -200,6 +212,14 @@ class Engine:
         if llm is not None:
             llm.llm_engine.engine_core.shutdown()
         self._stack.close()
+
+
+def _failed(error: Exception) -> RunError:
+    return RunError(
+        f"vLLM failed: {type(error).__name__}: {str(error)[:300]}.",
+        "VLLM_LOGGING_LEVEL=INFO shows what its processes say; `trimtab doctor --backend vllm` "
+        "tries it on a small scale.",
+    )
 
 
 # -- the engine of a model -------------------------------------------------------------------------

@@ -63,6 +63,16 @@ def base_of(lm: LanguageModel) -> tuple[str, str | None] | None:
     return (named, None) if named else None
 
 
+def state_of(lm: LanguageModel) -> tuple[Any, ...]:
+    """What differs once a weight was replaced or written to, or an adapter turned off."""
+    weights = tuple(
+        (weight.data_ptr(), 0 if weight.is_inference() else weight._version)
+        for weight in lm.model.parameters()
+    )
+    off = any(getattr(module, "disable_adapters", False) is True for module in lm.model.modules())
+    return off, weights
+
+
 def rank_of(lm: LanguageModel) -> int:
     """The highest rank in its adapter; 0 without one.
 
