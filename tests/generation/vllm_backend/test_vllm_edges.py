@@ -91,3 +91,14 @@ def test_a_worker_that_fails_is_a_run_error(lm: tt.LanguageModel):
     with pytest.raises(RunError, match="vLLM failed"):
         engine._running[0].call("trimtab_no_such_method")
     assert not engine._running
+
+
+def test_states_that_are_not_numbers_are_an_error_and_no_answer(lm: tt.LanguageModel):
+    """The sum of two is too large; the reference refuses it as well."""
+    huge = (tt.Add(torch.ones(lm.d_model), 2, 3e38), tt.Add(torch.ones(lm.d_model), 2, 3e38))
+    made: list[tt.Completion] = []
+    for backend in ("transformers", "vllm"):
+        with pytest.raises(RunError, match="not numbers"):
+            said(lm, steering=huge, backend=backend, on_batch=made.extend)
+    assert made == []
+    assert len(said(lm)) == 1

@@ -285,6 +285,24 @@ def test_touched_operations_are_told(tmp_path: Path) -> None:
     assert (fake.names[6], 1) in touched
 
 
+def test_numbers_too_large_for_the_precision_are_refused() -> None:
+    with pytest.raises(RunError, match=r"Add\(layer=2, .* is too large for torch.float32"):
+        compiled(LM, (tt.Add(1e3 * torch.ones(D), 2, 1e37),))
+
+
+def test_states_that_are_not_numbers_are_told(tmp_path: Path) -> None:
+    fake = Fake(tmp_path, [(tt.Add(vector(0), 2),), (tt.Clamp(vector(0), 2, 1.0),)])
+    fake.step([(0, 0, LENGTH)])
+    assert not bool(fake.steered.lost)
+    with torch.no_grad():
+        fake.model.layers[2].mlp.weight[0, 0] = float("nan")
+    fake.step([(0, 0, 2), (1, 0, 2)])
+    fake.step([(1, 2, 2)])
+    assert bool(fake.steered.lost)
+    fake.load()
+    assert not bool(fake.steered.lost)
+
+
 def test_a_program_is_named_by_its_numbers(tmp_path: Path) -> None:
     path = tmp_path / "p"
     rows = [(tt.Add(vector(0), 2, c, positions=p),) for c in (1.0, 2.0) for p in ("all", "prompt")]

@@ -8,19 +8,21 @@ seeds but not the noise of each token id.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 
 from trimtab.activations.positions import Generated
 from trimtab.errors import RunError, UsageError
 from trimtab.generation.rows import Answer, Row, Split
 from trimtab.generation.sampling import Sampling
-from trimtab.generation.vllm.engine import Engine, Request, engine_of, shut_down
+from trimtab.generation.vllm.engine import Ended, Engine, Request, engine_of, shut_down
 from trimtab.generation.vllm.program import Program, distinct_programs
 from trimtab.generation.vllm.selfcheck import check
 from trimtab.interventions.steering import is_open
 from trimtab.models import LanguageModel
 
 _SEEDS = 2**63
+_HELD_BACK = 1.0  # seconds
 
 
 def complete(
@@ -41,7 +43,7 @@ def complete(
     Raises:
         UsageError: vLLM is not installed, or cannot run this model or these interventions.
         RunError: The engine does not start, does not pass its self-check, or died; or an
-            intervention touched no token.
+            intervention touched no token, is too large, or made states that are not numbers.
     """
     del splits, running
     engine = started(lm, max(len(row.ids) + row.limit for row in rows))
@@ -58,11 +60,37 @@ def complete(
             )
             for i in batch
         ]
-        for ended in engine.answer(requests, names, sampling):
+        for ended in _numbers(engine, engine.answer(requests, names, sampling)):
             indices = [batch[number] for number, _, _ in ended]
             emit(indices, [Answer(tokens, finished) for _, tokens, finished in ended])
             made |= {i: len(tokens) for i, (_, tokens, _) in zip(indices, ended, strict=True)}
     _verify(engine, programs, names, number_of, made)
+
+
+def _numbers(engine: Engine, answers: Iterator[list[Ended]]) -> Iterator[list[Ended]]:
+    """The answers about once a second, after a look whether the states behind them are numbers.
+
+    Raises:
+        RunError: They are not; vLLM itself then goes on with some token.
+    """
+    held: list[Ended] = []
+    since = time.monotonic()
+
+    def checked() -> list[Ended]:
+        if any(engine.call("trimtab_lost")):
+            raise RunError(
+                "The model's states are not numbers (NaN) under these interventions.",
+                "Use smaller coefficients, or load the model in bfloat16 or float32.",
+            )
+        return held
+
+    for ended in answers:
+        held += ended
+        if time.monotonic() - since > _HELD_BACK:
+            yield checked()
+            held, since = [], time.monotonic()
+    if held:
+        yield checked()
 
 
 def started(lm: LanguageModel, tokens: int) -> Engine:

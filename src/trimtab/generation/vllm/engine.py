@@ -27,6 +27,7 @@ from trimtab.models import LanguageModel
 
 _WORKER = "trimtab.generation.vllm.worker.SteeringWorker"
 _CONTEXT = 4096  # tokens a row that an engine is started for, where rows are no longer
+Ended = tuple[int, tuple[int, ...], bool]  # a request's number, its tokens, whether it stopped
 _IN_FLIGHT = 1024  # requests handed to the engine at a time
 
 
@@ -133,7 +134,7 @@ class Engine:
 
     def answer(
         self, requests: Sequence[Request], names: Sequence[str], sampling: Sampling
-    ) -> Iterator[list[tuple[int, tuple[int, ...], bool]]]:
+    ) -> Iterator[list[Ended]]:
         """(number, tokens, finished) of requests, as steps end them.
 
         Raises:

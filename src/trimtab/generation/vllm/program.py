@@ -20,7 +20,7 @@ from torch import Tensor
 
 from trimtab.activations import positions as known
 from trimtab.activations.positions import Positions, as_positions
-from trimtab.errors import UsageError
+from trimtab.errors import RunError, UsageError
 from trimtab.files import write_atomic
 from trimtab.generation.rows import Item
 from trimtab.interventions import Ablate, Add, Clamp, Conditional
@@ -76,6 +76,7 @@ def compiled(lm: LanguageModel, items: Sequence[Item]) -> Program:
     Raises:
         UsageError: An intervention that does not fit the model, or one whose class or positions
             the workers do not know.
+        RunError: Numbers too large for the model's precision.
     """
     for item in items:
         item.check(lm, False)
@@ -112,6 +113,12 @@ def _operation(lm: LanguageModel, item: Item, *, alone: bool) -> Operation:
         )
     assert isinstance(inner, Add | Ablate | Clamp)
     parameters = tuple(p.detach().cpu() for p in inner.parameters())
+    if not all(bool(p.to(lm.dtype).isfinite().all()) for p in parameters):
+        raise RunError(
+            f"{type(inner).__name__}(layer={inner.layer}, positions={positions}) is too large for "
+            f"{lm.dtype}.",
+            "Use a smaller coefficient, or load the model in bfloat16 or float32.",
+        )
     places = _places(lm, inner, fewest=alone and condition is None)
     return Operation(type(inner), positions, places, parameters, condition)
 

@@ -54,6 +54,10 @@ class SteeringWorker:
         """Operations, as [program, number], that have touched a token since `trimtab_load`."""
         return [list(pair) for pair in sorted(self._trimtab.planner.touched)]
 
+    def trimtab_lost(self) -> bool:
+        """Whether a state since `trimtab_load` was not a number."""
+        return bool(self._trimtab.lost)
+
     def trimtab_preempted(self) -> int:
         """How many requests have begun anew since the start, for lack of room."""
         return self._trimtab.preempted
@@ -90,6 +94,7 @@ class Steered:
         self._handles: list[RemovableHandle] = []
         self._requests: dict[str, Request] = {}
         self._step: Step | None = None
+        self.lost = torch.zeros((), dtype=torch.bool, device=runner.device)
         self.preempted = 0
         # What `_edits` were made for, where they serve the next step too: every request has one
         # token in it, of its answer.
@@ -103,12 +108,15 @@ class Steered:
         self._programs, self._requests, self._of = dict(programs), {}, None
         self.planner.forget()
         self.reader = Reader(read, at)
+        self.lost = torch.zeros_like(self.lost)
         places = {place for program in self._programs.values() for place in places_of(program)}
         places |= set(read)
         self._handles = []
         if places:
             first = self.sites.layers[0]
             self._handles.append(first.register_forward_pre_hook(self._begin))
+            if self.sites.norm is not None:
+                self._handles.append(self.sites.norm.register_forward_hook(self._end))
         for place in sorted(places):
             self._handles += self.sites.attach(place, self._editor(place))
 
@@ -143,6 +151,12 @@ class Steered:
         self._ends = np.array([request.prompt_length for request in requests])
         decoding = n == total and bool((computed >= self._ends).all())
         self._of = (names, width) if decoding and not self.reader.at else None
+
+    def _end(self, _: Any, __: Any, output: Any) -> None:
+        """A step ends: are its states numbers? The answer stays on the device until asked for."""
+        states = output[0] if isinstance(output, tuple) else output
+        total = int(self.runner.query_start_loc.np[self.runner.input_batch.num_reqs])
+        self.lost = self.lost | ~states[:total].isfinite().all()
 
     def _request(self, name: str) -> Request:
         state = self.runner.requests[name]
