@@ -64,7 +64,7 @@ def _captured(
     counts = [
         tuple(len(chosen_tokens(row, i, one)) for i, row in enumerate(rows)) for one in positions
     ]
-    engine = started(lm, min(lm.context_length, max(len(row.tokens) for row in rows) + 1))
+    engine = started(lm, max(len(row.tokens) for row in rows) + 1)
     places: list[Place] = [("residual", layer) for layer in layers]
     values = read(
         lm,

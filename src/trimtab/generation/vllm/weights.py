@@ -33,7 +33,7 @@ def weights_of(lm: LanguageModel, stack: ExitStack) -> Weights:
     """What `lm` was loaded from; a model built in memory is saved until `stack` closes.
 
     Raises:
-        UsageError: A quantised model, or an adapter that is not one LoRA.
+        UsageError: A quantised model, an adapter that is not one LoRA, or a folder that is gone.
     """
     if getattr(lm.model, "quantization_method", None) or getattr(lm.model, "hf_quantizer", None):
         raise UsageError(
@@ -43,6 +43,11 @@ def weights_of(lm: LanguageModel, stack: ExitStack) -> Weights:
     named = base_of(lm)
     if named is not None:
         source, revision = named
+        if Path(source).is_absolute() and not Path(source).is_dir():
+            raise UsageError(
+                f"{lm.name} was loaded from {source}, which is gone; vLLM would load it anew.",
+                "Put the folder back, or load the model from elsewhere.",
+            )
     else:
         source, revision = stack.enter_context(TemporaryDirectory(prefix="trimtab-")), None
         _save(_network(lm), source)
