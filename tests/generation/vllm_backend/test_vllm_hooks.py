@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import trimtab as tt
 from tiny_models import tiny_model
-from trimtab.activations.positions import Generated, Last
+from trimtab.activations.positions import EndOfInstruction, Generated, Last
 from trimtab.errors import RunError, UsageError
 from trimtab.generation.vllm.program import (
     compiled,
@@ -144,7 +144,10 @@ def edited(
                 continue
             item = item.intervention
         here = (kind == "residual" and layer == item.layer) or isinstance(item, tt.Ablate)
-        touched = {"all": True, "prompt": t < P, "response": t >= P - 1, "generated": t >= P}
+        touched = {
+            "all": True, "prompt": t < P, "response": t >= P - 1, "generated": t >= P,
+            "last_prompt": t == P - 1, str(EndOfInstruction(2)): P - 2 <= t < P,
+        }  # fmt: skip
         if not here or not touched[str(item.positions)]:
             continue
         if isinstance(item, tt.Add):
@@ -172,13 +175,14 @@ ROWS: list[tuple[Any, ...]] = [
     (tt.Conditional(tt.Add(vector(4), 3, 2.0), -vector(6), 1, 0.0),),
     (tt.Add(vector(7), 0, 1.0, positions="prompt"), tt.Add(vector(8), N, positions="generated")),
     (),
+    (tt.Add(vector(9), 1, 2.0, EndOfInstruction(2)), tt.Clamp(vector(2), 2, 3.0, "last_prompt")),
 ]
 # The same tokens, cut into steps in different ways: (request, first position, tokens).
 WHOLE = [[(i, 0, LENGTH) for i in range(len(ROWS))]]
 CHUNKS = [
-    [(0, 0, 3), (1, 0, 4), (4, 0, 2), (6, 0, 1)],
-    [(1, 4, 1), (0, 3, 1), (4, 2, 7), (2, 0, 9), (5, 0, 3)],
-    [(0, 4, 5), (1, 5, 4), (5, 3, 6), (6, 1, 8), (3, 0, 4), (7, 0, 9)],
+    [(0, 0, 3), (1, 0, 4), (4, 0, 2), (6, 0, 1), (8, 0, 3)],
+    [(1, 4, 1), (0, 3, 1), (4, 2, 7), (2, 0, 9), (5, 0, 3), (8, 3, 1)],
+    [(0, 4, 5), (1, 5, 4), (5, 3, 6), (6, 1, 8), (3, 0, 4), (7, 0, 9), (8, 4, 5)],
     *([(3, t, 1)] for t in range(4, LENGTH)),
 ]
 PREEMPTED = [[(i, 0, 6) for i in range(len(ROWS))], *WHOLE]
