@@ -42,15 +42,15 @@ def test_a_text_as_long_as_the_context_is_read(lm: tt.LanguageModel):
     assert torch.allclose(there, here, rtol=0, atol=1e-4 * float(here.abs().max()))
 
 
-def test_reading_is_the_same_again_with_a_prefix_cache(lm: tt.LanguageModel):
-    engine.set_options(engine.Options(prefix_caching=True))
-    try:
-        text = words(300)
-        first, again = (capture(lm, [text], at="prompt").values for _ in range(2))
-    finally:
-        engine.set_options(engine.Options())
-    assert torch.allclose(first, again, rtol=0, atol=1e-5)
-    assert torch.allclose(first, tt.capture(lm, [text], at="prompt").values, rtol=0, atol=1e-4)
+def test_states_that_are_not_numbers_are_an_error_and_no_answer(lm: tt.LanguageModel):
+    """The sum of two is too large; the reference refuses it as well."""
+    huge = (tt.Add(torch.ones(lm.d_model), 2, 3e38), tt.Add(torch.ones(lm.d_model), 2, 3e38))
+    made: list[tt.Completion] = []
+    for backend in ("transformers", "vllm"):
+        with pytest.raises(RunError, match="not numbers"):
+            said(lm, steering=huge, backend=backend, on_batch=made.extend)
+    assert made == []
+    assert len(said(lm)) == 1
 
 
 def test_weights_that_change_while_an_engine_runs_are_found(lm: tt.LanguageModel):
@@ -95,12 +95,12 @@ def test_a_worker_that_fails_is_a_run_error(lm: tt.LanguageModel):
     assert not engine._running
 
 
-def test_states_that_are_not_numbers_are_an_error_and_no_answer(lm: tt.LanguageModel):
-    """The sum of two is too large; the reference refuses it as well."""
-    huge = (tt.Add(torch.ones(lm.d_model), 2, 3e38), tt.Add(torch.ones(lm.d_model), 2, 3e38))
-    made: list[tt.Completion] = []
-    for backend in ("transformers", "vllm"):
-        with pytest.raises(RunError, match="not numbers"):
-            said(lm, steering=huge, backend=backend, on_batch=made.extend)
-    assert made == []
-    assert len(said(lm)) == 1
+def test_reading_is_the_same_again_with_a_prefix_cache(lm: tt.LanguageModel):
+    engine.set_options(engine.Options(prefix_caching=True))
+    try:
+        text = words(300)
+        first, again = (capture(lm, [text], at="prompt").values for _ in range(2))
+    finally:
+        engine.set_options(engine.Options())
+    assert torch.allclose(first, again, rtol=0, atol=1e-5)
+    assert torch.allclose(first, tt.capture(lm, [text], at="prompt").values, rtol=0, atol=1e-4)
