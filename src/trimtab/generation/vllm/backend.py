@@ -9,7 +9,8 @@ seeds but not the noise of each token id.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 
 from trimtab.activations.positions import Generated
 from trimtab.errors import RunError, UsageError
@@ -67,30 +68,20 @@ def complete(
     _verify(engine, programs, names, number_of, made)
 
 
-def _numbers(engine: Engine, answers: Iterator[list[Ended]]) -> Iterator[list[Ended]]:
-    """The answers about once a second, after a look whether the states behind them are numbers.
-
-    Raises:
-        RunError: They are not; vLLM itself then goes on with some token.
-    """
+def _numbers(engine: Engine, answers: Generator[list[Ended], None, None]) -> Iterator[list[Ended]]:
+    """The answers about once a second, after a look whether the states behind them are numbers."""
     held: list[Ended] = []
     since = time.monotonic()
-
-    def checked() -> list[Ended]:
-        if any(engine.call("trimtab_lost")):
-            raise RunError(
-                "The model's states are not numbers (NaN) under these interventions.",
-                "Use smaller coefficients, or load the model in bfloat16 or float32.",
-            )
-        return held
-
-    for ended in answers:
-        held += ended
-        if time.monotonic() - since > _HELD_BACK:
-            yield checked()
-            held, since = [], time.monotonic()
+    with closing(answers):
+        for ended in answers:
+            held += ended
+            if time.monotonic() - since > _HELD_BACK:
+                engine.check_numbers()
+                yield held
+                held, since = [], time.monotonic()
     if held:
-        yield checked()
+        engine.check_numbers()
+        yield held
 
 
 def started(lm: LanguageModel, tokens: int) -> Engine:

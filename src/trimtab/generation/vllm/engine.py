@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,7 +134,7 @@ class Engine:
 
     def answer(
         self, requests: Sequence[Request], names: Sequence[str], sampling: Sampling
-    ) -> Iterator[list[Ended]]:
+    ) -> Generator[list[Ended], None, None]:
         """(number, tokens, finished) of requests, as steps end them.
 
         Raises:
@@ -161,7 +161,8 @@ class Engine:
                 if ended:
                     yield ended
         except GeneratorExit:
-            engine.abort_request(list(underway))
+            if "_llm" in vars(self):  # not let go
+                engine.abort_request(list(underway))
             raise
         except KeyboardInterrupt:
             shut_down()  # a terminal interrupts its processes too
@@ -198,6 +199,18 @@ class Engine:
     def salt(self, program: str, request: Request) -> str:
         """What the keys and values of a request's prompt depend on beside its tokens."""
         return f"trimtab {program} {request.prompt_length} {request.captured}"
+
+    def check_numbers(self) -> None:
+        """Raise RunError if a state since `load` was not a number: vLLM goes on with some token.
+
+        The engine is let go: what such states left in its cache spoils later requests.
+        """
+        if any(self.call("trimtab_lost")):
+            shut_down()
+            raise RunError(
+                "The model's states are not numbers (NaN) under these interventions.",
+                "Use smaller coefficients, or load the model in bfloat16 or float32.",
+            )
 
     def captured(self) -> dict[str, torch.Tensor]:
         """The means of what requests asked to have captured; see `Reader.write`."""

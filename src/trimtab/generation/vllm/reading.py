@@ -38,7 +38,7 @@ def read(
         at: Choices of tokens.
 
     Raises:
-        RunError: The engine died, or has not read a row.
+        RunError: The engine died, has not read a row, or found states that are not numbers.
     """
     together = max(1, _HELD // (8 * len(at) * len(places) * lm.d_model))
     return torch.cat(
@@ -65,6 +65,7 @@ def _read(
     ]
     for _ in engine.answer(requests, names, Sampling()):
         pass
+    engine.check_numbers()
     means = engine.captured()
     wanted = [[f"row-{i}/{k}" for k in range(len(at))] for i in range(len(rows))]
     if missing := [i for i, keys in enumerate(wanted) if not means.keys() >= set(keys)]:
