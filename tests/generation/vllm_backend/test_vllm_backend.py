@@ -169,8 +169,9 @@ def test_the_doctor_starts_it(capsys: pytest.CaptureFixture[str]):
     engine.shut_down()
 
 
-def test_two_ranks_steer_and_read_as_one(bench: Bench):
+def test_two_ranks_steer_and_read_as_one(bench: Bench, monkeypatch: pytest.MonkeyPatch):
     """Tensor parallelism, here of two processes on the CPU."""
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # of one NUMA node
     engine.shut_down()
     engine.set_options(engine.Options(tensor_parallel=2))
     try:

@@ -84,3 +84,11 @@ def test_the_state_of_a_model_tells_of_writes_to_its_weights() -> None:
     with torch.no_grad():
         lm.anatomy.mlp[0].down_proj.weight.add_(0.0)
     assert state_of(lm) != before
+
+
+@pytest.mark.parametrize("temperature", [0.009, 1e-9])
+def test_a_temperature_that_vllm_would_raise_is_refused(temperature: float) -> None:
+    lm = tt.load("village")
+    asked = tt.prompts("village/kind").take(1)
+    with pytest.raises(UsageError, match="no temperature between"):
+        tt.generate(lm, asked, max_new_tokens=2, temperature=temperature, backend="vllm")

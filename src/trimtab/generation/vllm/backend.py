@@ -24,6 +24,7 @@ from trimtab.models import LanguageModel
 
 _SEEDS = 2**63
 _HELD_BACK = 1.0  # seconds
+_COOLEST = 0.01  # temperature; vLLM raises lower ones to it
 
 
 def complete(
@@ -47,6 +48,11 @@ def complete(
             intervention touched no token, is too large, or made states that are not numbers.
     """
     del splits, running
+    if 0 < sampling.temperature < _COOLEST:
+        raise UsageError(
+            f"vLLM draws at no temperature between 0 and {_COOLEST}.",
+            "Use temperature 0 (greedy), a higher one, or backend='transformers'.",
+        )
     engine = started(lm, max(len(row.ids) + row.limit for row in rows))
     programs, number_of = distinct_programs(lm, [row.interventions for row in rows])
     names = engine.load(programs)
