@@ -4,6 +4,7 @@ import json
 import shutil
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -95,3 +96,26 @@ def test_several_models_are_compared(
     page = _said(capsys, "comparison").read_text(encoding="utf-8")
     for folder in (runs / "toxicity").glob("*-*"):
         assert f"{folder.name}/report.html" in page
+
+
+@pytest.mark.parametrize(
+    ("experiment", "settings"), [("persona", ["judge=village"]), ("refusal", [])]
+)
+def test_each_model_of_a_command_is_run(
+    experiment: str,
+    settings: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def run(config: Any, runs: Path, tell: Any) -> Path:
+        return runs / f"{config.model}-{config.seed}"
+
+    monkeypatch.setattr(f"trimtab.experiments.{experiment}.experiment.run", run)
+    monkeypatch.setattr("trimtab.reports.write_report", lambda folder: folder / "report.html")
+    words = ["run", experiment, "--model", "village", "--model", "hamlet", "--runs", str(tmp_path)]
+    assert main([*words, "--set", "seed=3", *settings]) == 0
+    pages = [line.removeprefix("report: ") for line in capsys.readouterr().out.splitlines()]
+    assert pages == [f"{tmp_path}/{name}-3/report.html" for name in ("village", "hamlet")]
+    assert main([*words, "--set", "sead=3", *settings]) == 2  # nothing was begun
+    assert not capsys.readouterr().out

@@ -1,17 +1,15 @@
 """`trimtab run`: an experiment, from prompts to report."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 if TYPE_CHECKING:
     from trimtab.config import Config
-    from trimtab.experiments.run_folder import Progress
-
-    AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 Pairs = Annotated[list[str] | None, Parameter(name="--set", consume_multiple=True)]
 
@@ -59,25 +57,17 @@ def toxicity(
     setting
         Any setting by its own name, such as --coefficients "[-1, 0, 1]"; the same as --set.
     """
-    from trimtab.experiments.toxicity.config import ToxicityConfig
-
-    base = options.settings(setting)
-    configs = [
-        ToxicityConfig.read({**base, **chosen})
-        for chosen in ([{"model": one} for one in model] if model else [{}])
-    ]
+    folders = _run("toxicity", model, options, setting)
 
     from trimtab.experiments.shards import current
-    from trimtab.experiments.toxicity.experiment import run
     from trimtab.reports import write_comparison
 
-    folders = [_run(run, config, options.runs) for config in configs]
     if len(folders) > 1 and not current():
         page = folders[0].parent / "comparison.html"
         print(f"comparison: {write_comparison(folders, page)}")
 
 
-def persona(*, model: str | None = None, options: Options = DEFAULTS, **setting: str) -> None:
+def persona(*, model: list[str] | None = None, options: Options = DEFAULTS, **setting: str) -> None:
     """Extract traits as directions, choose layer and coefficient, and steer by them.
 
     The same command again continues a run that was stopped.
@@ -85,20 +75,15 @@ def persona(*, model: str | None = None, options: Options = DEFAULTS, **setting:
     Parameters
     ----------
     model
-        "village" (the model in the package), a Hugging Face id, or a folder.
+        "village" (the model in the package), a Hugging Face id, or a folder. Given several times,
+        each is run.
     setting
         Any setting by its own name, such as --traits "[wicked, gloomy]"; the same as --set.
     """
-    from trimtab.experiments.persona.config import PersonaConfig
-
-    config = PersonaConfig.read(options.settings(setting) | _named(model))
-
-    from trimtab.experiments.persona.experiment import run
-
-    _run(run, config, options.runs)
+    _run("persona", model, options, setting)
 
 
-def refusal(*, model: str | None = None, options: Options = DEFAULTS, **setting: str) -> None:
+def refusal(*, model: list[str] | None = None, options: Options = DEFAULTS, **setting: str) -> None:
     """Find the direction that mediates refusal, remove it, add it, and measure both.
 
     The same command again continues a run that was stopped.
@@ -106,17 +91,12 @@ def refusal(*, model: str | None = None, options: Options = DEFAULTS, **setting:
     Parameters
     ----------
     model
-        "village" (the model in the package), a Hugging Face id, or a folder.
+        "village" (the model in the package), a Hugging Face id, or a folder. Given several times,
+        each is run.
     setting
         Any setting by its own name, such as --harmful FILE; the same as --set.
     """
-    from trimtab.experiments.refusal.config import RefusalConfig
-
-    config = RefusalConfig.read(options.settings(setting) | _named(model))
-
-    from trimtab.experiments.refusal.experiment import run
-
-    _run(run, config, options.runs)
+    _run("refusal", model, options, setting)
 
 
 def finetune(*, options: Options = DEFAULTS, **setting: str) -> None:
@@ -129,57 +109,50 @@ def finetune(*, options: Options = DEFAULTS, **setting: str) -> None:
     setting
         Any setting by its own name, such as --trait optimistic; the same as --set.
     """
-    from trimtab.experiments.finetune.config import FinetuneConfig
-
-    config = FinetuneConfig.read(options.settings(setting))
-
-    from trimtab.experiments.finetune.experiment import run
-
-    _run(run, config, options.runs)
+    _run("finetune", None, options, setting)
 
 
 EXPERIMENTS = (toxicity, persona, refusal, finetune)
 
 
-def check(
+def configs(
     experiment: str,
     *,
-    model: str | list[str] | None = None,
+    model: Sequence[str] | None = None,
     options: Options = DEFAULTS,
     **setting: str,
-) -> None:
-    """Read the settings of an experiment, by its name, as it would itself, and do nothing.
+) -> "list[Config]":
+    """The settings of an experiment for each model, read and checked.
 
     Raises:
-        UsageError: What the experiment would say of them.
+        UsageError: A setting is unknown or out of its range.
     """
-    from importlib import import_module
-
     module = import_module(f"trimtab.experiments.{experiment}.config")
     config = getattr(module, f"{experiment.capitalize()}Config")
-    for one in model if isinstance(model, list) else [model]:
-        config.read(options.settings(setting) | _named(one))
+    base = options.settings(setting)
+    return [config.read({**base, **one}) for one in [{"model": m} for m in model or ()] or [{}]]
 
 
 def _run(
-    experiment: "Callable[[AnyConfig, Path, Progress], Path]", config: "AnyConfig", runs: Path
-) -> Path:
-    """Do an experiment and write its page, or do this shard's share. Returns the run folder."""
+    experiment: str, model: Sequence[str] | None, options: Options, setting: Mapping[str, str]
+) -> list[Path]:
+    """Run each model and write its page, or do this shard's share. Returns the run folders."""
+    every = configs(experiment, model=model, options=options, **setting)
+
     from trimtab.cli.progress import progress
     from trimtab.experiments.shards import current
     from trimtab.reports import write_report
 
-    with progress() as tell:
-        folder = experiment(config, runs, tell)
-    if shard := current():
-        print(f"shard {shard}: its share is in {folder}", flush=True)
-    else:
-        print(f"report: {write_report(folder)}", flush=True)
-    return folder
-
-
-def _named(model: str | None) -> dict[str, str]:
-    return {"model": model} if model else {}
+    run = import_module(f"trimtab.experiments.{experiment}.experiment").run
+    folders: list[Path] = []
+    for config in every:
+        with progress() as tell:
+            folders.append(run(config, options.runs, tell))
+        if shard := current():
+            print(f"shard {shard}: its share is in {folders[-1]}", flush=True)
+        else:
+            print(f"report: {write_report(folders[-1])}", flush=True)
+    return folders
 
 
 def settings(
