@@ -136,7 +136,8 @@ def read_table(path: str | Path, trait: str | None = None) -> pd.DataFrame:
     wanted = ["prompt", "answer", *([trait, COHERENCE.name] if trait else [])]
     if absent := [name for name in wanted if name not in rows]:
         raise UsageError(
-            f"{path} has no column {', '.join(map(repr, absent))}; it has {', '.join(rows)}.",
+            f"{path} has no column {', '.join(map(repr, absent))}; "
+            f"it has {', '.join(map(str, rows.columns))}.",
             "`trimtab persona evaluate` writes such a table; check the trait's name.",
         )
     for name in {trait, COHERENCE.name} & set(rows.columns):
