@@ -132,3 +132,16 @@ def rows_of(runs: Path) -> dict[Path, bytes]:
     files = (runs / "toxicity").glob("*/shards/*/completions/*.jsonl")
     content = {path: path.read_bytes() for path in files}
     return {path: text[: text.rfind(b"\n") + 1] for path, text in content.items() if b"\n" in text}
+
+
+def processes(folder: Path) -> list[int]:
+    """Those of trimtab that work in a folder, by their command lines."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_text().split("\0")
+        except OSError:  # it has ended meanwhile
+            continue
+        if "trimtab" in words and any(word.startswith(str(folder)) for word in words):
+            found.append(int(path.parent.name))
+    return found

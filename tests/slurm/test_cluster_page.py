@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from on_slurm import needs_slurm, state, until, wait_for
+from on_slurm import needs_slurm, processes, state, until, wait_for
 
 from trimtab import village
 from trimtab.experiments.config import read_recipe
@@ -116,7 +116,7 @@ def test_an_sbatch_script_queues_itself_again(signal, place):
     job = bash("sbatch hpc/toxicity.sbatch", place).split()[-1]
     until(lambda: any(place[0].glob("trimtab-runs/*/*/completions/baseline.jsonl")), "rows")
     if signal == "KILL":
-        for process in working_in(place[0]):
+        for process in processes(place[0]):
             os.kill(process, 9)
     else:
         bash(f"scancel --signal={signal} --batch {job}", place)
@@ -126,16 +126,3 @@ def test_an_sbatch_script_queues_itself_again(signal, place):
     assert state(job) == "COMPLETED", log
     (manifest,) = place[0].glob("trimtab-runs/toxicity/*/manifest.json")
     assert len(json.loads(manifest.read_text("utf-8"))["sessions"]) == 2
-
-
-def working_in(folder: Path) -> list[int]:
-    """Processes of trimtab whose command line names the folder."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_text().split("\0")
-        except OSError:  # it has ended meanwhile
-            continue
-        if "trimtab" in words and any(word.startswith(str(folder)) for word in words):
-            found.append(int(path.parent.name))
-    return found

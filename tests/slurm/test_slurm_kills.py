@@ -2,7 +2,7 @@
 
 import json
 import os
-import subprocess
+import signal
 import time
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from on_slurm import (
     call,
     folder,
     needs_slurm,
+    processes,
     restarts,
     results,
     run,
@@ -143,8 +144,8 @@ def test_a_job_out_of_time_is_queued_again(one_process, tmp_path):
     (job,) = run(tmp_path, "--slurm", "--time", "1")
     found = tmp_path / "toxicity"
     until(lambda: any(found.glob("*/completions/baseline.jsonl")), "the first rows")
-    for process in processes(str(tmp_path)):
-        subprocess.run(["kill", "-STOP", process], check=True)  # its minute will not be enough
+    for process in processes(tmp_path):
+        os.kill(process, signal.SIGSTOP)  # its minute will not be enough
     begun = time.time()
     until(lambda: restarts(job) == 1, "the time to be up")
     assert time.time() - begun < 150
@@ -152,16 +153,3 @@ def test_a_job_out_of_time_is_queued_again(one_process, tmp_path):
     wait_for([job])
     assert state(job) == "COMPLETED"
     assert results(tmp_path) == one_process
-
-
-def processes(runs: str) -> list[str]:
-    """Those that work on this folder of runs, by their command lines."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_text().split("\0")
-        except OSError:  # it has ended meanwhile
-            continue
-        if "trimtab" in words and runs in words:
-            found.append(path.parent.name)
-    return found
