@@ -11,7 +11,7 @@ import trimtab as tt
 from trimtab.conformance.models import model
 from trimtab.errors import RunError
 from trimtab.generation.vllm import backend as backends
-from trimtab.generation.vllm import engine
+from trimtab.generation.vllm import engine, reading
 from trimtab.generation.vllm.capture import capture
 
 pytestmark = pytest.mark.skipif(
@@ -41,6 +41,22 @@ def test_a_text_as_long_as_the_context_is_read(lm: tt.LanguageModel):
         read(lm, [text], at=tt.Last(1), layers=[3, 0, 4]).values for read in (capture, tt.capture)
     )
     assert torch.allclose(there, here, rtol=0, atol=1e-4 * float(here.abs().max()))
+
+
+def test_texts_are_read_in_parts(lm: tt.LanguageModel, monkeypatch: pytest.MonkeyPatch):
+    texts = [words(5 + i, first=i) for i in range(5)]
+    steering = [(tt.Add(torch.full((lm.d_model,), float(i)), 1),) for i in range(5)]
+    loads: list[int] = []
+    load = engine.Engine.load
+    monkeypatch.setattr(
+        engine.Engine, "load", lambda *given: loads.append(len(given[1])) or load(*given)
+    )
+    whole = capture(lm, texts, steering=steering).values
+    layers = lm.n_layers + 1
+    monkeypatch.setattr(reading, "_HELD", 2 * 8 * layers * lm.d_model)  # two rows at a time
+    loads.clear()
+    assert torch.allclose(capture(lm, texts, steering=steering).values, whole, rtol=0, atol=1e-5)
+    assert loads == [2, 2, 1]
 
 
 def test_states_that_are_not_numbers_are_an_error_and_no_answer(

@@ -41,22 +41,9 @@ def read(
         RunError: The engine died, has not read a row, or found states that are not numbers.
     """
     together = max(1, _HELD // (8 * len(at) * len(places) * lm.d_model))
-    return torch.cat(
-        [
-            _read(lm, engine, rows[i : i + together], steering[i : i + together], places, at)
-            for i in range(0, len(rows), together)
-        ]
-    )
-
-
-def _read(
-    lm: LanguageModel,
-    engine: Engine,
-    rows: Sequence[tuple[tuple[int, ...], int]],
-    steering: Sequence[tuple[Item, ...]],
-    places: Sequence[Place],
-    at: Sequence[Positions],
-) -> Float[Tensor, "rows at places d"]:
+    if len(rows) > together:
+        parts = [slice(i, i + together) for i in range(0, len(rows), together)]
+        return torch.cat([read(lm, engine, rows[p], steering[p], places, at) for p in parts])
     programs, number_of = distinct_programs(lm, steering)
     names = engine.load(programs, places, [described_positions(one) for one in at])
     requests = [
@@ -71,6 +58,6 @@ def _read(
     if missing := [i for i, keys in enumerate(wanted) if not means.keys() >= set(keys)]:
         raise RunError(
             f"vLLM's workers have not read rows {missing[:8]} of {len(rows)}.",
-            "Turn prefix caching off for reading; otherwise please report this.",
+            "Use backend='transformers' for reading, and please report this.",
         )
     return torch.stack([torch.stack([means[key] for key in keys]) for keys in wanted])
