@@ -16,7 +16,7 @@ TL_INSTALLED := .venv-tl/.installed
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet $(PIP_FLAGS) -c constraints/main.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-tl test-vllm test-slurm accept lint docs bench clean
+.PHONY: help install demo test test-tl test-vllm test-slurm torture accept lint docs bench clean
 
 help:  ## Say what can be made.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,6 +67,10 @@ test-slurm: $(INSTALLED)  ## Run the tests of --slurm on a one-node Slurm, start
 	$(PIP) -e ".[slurm]"
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python tests/slurm/cluster.py \
 	  $(BIN)/python -m pytest tests/slurm -n 3 --dist loadfile
+
+# One process: kills and timed servers want the machine for themselves.
+torture: $(INSTALLED)  ## Attack readers, runs, judges and threads at full size; prints a table.
+	TRIMTAB_TORTURE=1 OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/hostile
 
 accept: $(INSTALLED)  ## Measure the acceptance figures at full size.
 	$(BIN)/python -m benchmarks.accept
