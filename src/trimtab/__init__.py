@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # the same names as below, for type checkers and editors
     from trimtab.data import PromptSet as PromptSet
     from trimtab.data import prompts as prompts
     from trimtab.data import split as split
+    from trimtab.directions.lda import lda as lda
     from trimtab.directions.mean_difference import mean_difference as mean_difference
     from trimtab.directions.pca import pca as pca
     from trimtab.directions.probe import probe as probe
@@ -55,7 +56,7 @@ _ROOMS = {
         "Activations All EndOfInstruction Generated Last LastPrompt PromptTokens Response capture"
     ),
     "data": "Prompt PromptSet prompts split",
-    "directions": "mean_difference pca probe",
+    "directions": "lda mean_difference pca probe",
     "generation": "Completion generate",
     "interventions": "Ablate Add Clamp Conditional steer",
     "models": "LanguageModel load to_transformer_lens",

@@ -9,14 +9,24 @@ import scipy.stats
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.covariance import ledoit_wolf_shrinkage
 from sklearn.decomposition import PCA
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from trimtab.activations import Activations
-from trimtab.directions import difference_of_means, mean_difference, pca, probe
+from trimtab.directions import (
+    METHODS,
+    difference_of_means,
+    direction_method,
+    lda,
+    mean_difference,
+    method,
+    pca,
+    probe,
+)
 from trimtab.errors import RunError, UsageError
 from trimtab.vectors import SteeringVector
 
-METHODS = {"mean_difference": mean_difference, "pca": pca, "probe": probe}
 LAYERS = (1, 3)
 
 
@@ -143,6 +153,65 @@ def test_probe_is_the_minimum_of_the_penalised_likelihood(c):
     gap = p[:, 0].mean(0, dtype=np.float64) - q[:, 0].mean(0, dtype=np.float64)
     assert gap @ u > 0
     assert close(row(vector, 1), (gap @ u) * u, 1e-3)
+
+
+def test_lda_is_its_formula_with_the_shrinkage_of_ledoit_and_wolf():
+    p, q = two_sets(rows=30, other=18, gap=0.4)
+    vector = lda(activations(p), activations(q))
+    for index, layer in enumerate(LAYERS):
+        x = np.concatenate([p, q])[:, index].astype(np.float64)
+        amount = vector.provenance.extra["shrinkage"][str(layer)]
+        within = np.concatenate([side - side.mean(0) for side in (x[:30], x[30:])])
+        assert amount == pytest.approx(ledoit_wolf_shrinkage(within, assume_centered=True))
+        covariance = within.T @ within / len(within)
+        shrunk = (1 - amount) * covariance + amount * np.trace(covariance) / 6 * np.eye(6)
+        gap = x[:30].mean(0) - x[30:].mean(0)
+        u = np.linalg.solve(shrunk, gap)
+        u /= np.linalg.norm(u)
+        assert close(row(vector, layer), (gap @ u) * u)
+
+
+def test_lda_of_many_rows_is_fishers_discriminant():
+    p, q = two_sets(rows=4000, gap=0.4)
+    found = row(lda(activations(p), activations(q)), 1)
+    x, y = np.concatenate([p, q])[:, 0], np.array([1] * 4000 + [0] * 4000)
+    fisher = LinearDiscriminantAnalysis().fit(x, y).coef_[0]
+    assert found @ fisher / np.linalg.norm(found) / np.linalg.norm(fisher) > 0.9999
+
+
+def test_lda_sees_through_a_coordinate_that_only_adds_noise():
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=(400, 2)) * 10
+    signal = np.repeat([1.0, -1.0], 200)[:, None] + 0.1 * rng.normal(size=(400, 2))
+    x = np.stack([signal + noise, noise], -1).astype(np.float32)
+    u = row(lda(activations(x[:200]), activations(x[200:])), 1)
+    assert u[0] * u[1] < 0
+    assert abs(u[0] + u[1]) < 0.1 * abs(u[0])
+
+
+def test_a_method_of_ones_own_is_one_function():
+    @method(least=2)
+    def median_difference(positive, negative, paired=False, scale=1.0):
+        gap = positive.median(0).values - negative.median(0).values
+        return scale * gap, {"size": float(gap.norm())}
+
+    try:
+        p, q = two_sets(rows=7)
+        vector = direction_method("median_difference")(activations(p), activations(q), scale=2.0)
+        expected = 2 * (np.median(p[:, 0], 0) - np.median(q[:, 0], 0))
+        assert close(row(vector, 1), expected)
+        assert vector.provenance.method == "median_difference"
+        assert vector.provenance.extra["scale"] == 2.0
+        assert set(vector.provenance.extra["size"]) == {"1", "3"}
+        with pytest.raises(UsageError, match="at least 2"):
+            median_difference(activations(p[:1]), activations(q))
+    finally:
+        del METHODS["median_difference"]
+
+
+def test_an_unknown_method_is_answered_with_the_names():
+    with pytest.raises(UsageError, match="lda"):
+        direction_method("mean")
 
 
 def test_probe_sees_through_a_coordinate_that_only_adds_noise():

@@ -7,61 +7,32 @@ Vectors (arXiv:2507.21509), section 2.2; Refusal (arXiv:2406.11717), section 2.3
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
 from trimtab.activations import Activations
-from trimtab.directions.contrast import comparable, matched_by_prompt, states, steering_vector
-from trimtab.vectors import SteeringVector
+from trimtab.directions.contrast import comparable
+from trimtab.directions.method import Notes, Row, method
 
 
+@method()
 def mean_difference(
-    positive: Activations,
-    negative: Activations,
-    *,
-    paired: bool = False,
-    positive_means: str = "",
-) -> SteeringVector:
-    """The mean of the positive states minus that of the negative ones, at every layer.
+    positive: Float64[Tensor, "p d"], negative: Float64[Tensor, "q d"], paired: bool = False
+) -> tuple[Row, Notes]:
+    """The mean of the positive states minus that of the negative ones.
 
-    Args:
-        positive: one state a row.
-        negative: likewise, from the same model, layers and tokens.
-        paired: row i belongs to row i (or to the row of the same prompt, where both hold the same
-            prompts). The vector is the same; its standard error is that of the pair differences.
-        positive_means: in words, what more of the vector means.
+    With `paired` the vector is the same; its standard error is that of the pair differences.
 
-    Returns:
-        A vector [n+1, d], computed in float64; layers not captured are missing. Its provenance
-        has, by layer, the standard error of the difference along its own direction, in the units
-        of the residual stream (`extra["standard_error"]`; absent with fewer than 2 rows a side).
-
-    Raises:
-        UsageError: sets that do not compare or pair, are empty, or do not differ anywhere.
-        RunError: rows that are not finite.
+    Notes:
+        standard_error: of the difference along its own direction, in the units of the residual
+            stream; absent with fewer than 2 rows a side.
     """
-    positive, negative = comparable(positive, negative, paired=paired)
-    rows, errors = {}, {}
-    for layer, p, q in states(positive, negative):
-        rows[layer] = p.mean(0) - q.mean(0)
-        if min(len(p), len(q)) > 1:
-            errors[str(layer)] = _standard_error(p, q, rows[layer], paired)
-    extra: dict[str, Any] = {"paired": paired}
-    if paired:
-        extra["paired_by"] = "prompt" if matched_by_prompt(positive, negative) else "order"
-    if errors:
-        extra["standard_error"] = errors
-    return steering_vector(
-        rows,
-        positive,
-        negative,
-        method="mean_difference",
-        positive_means=positive_means,
-        extra=extra,
-    )
+    row = positive.mean(0) - negative.mean(0)
+    if min(len(positive), len(negative)) < 2:
+        return row, {}
+    return row, {"standard_error": _standard_error(positive, negative, row, paired)}
 
 
 def difference_of_means(

@@ -1,4 +1,4 @@
-"""First principal component of what separates two sets of states, at every layer.
+"""First principal component of what separates two sets of states.
 
 Paired: u = argmax over |u| = 1 of sum_i ((p_i - q_i) . u)^2, the first right singular vector of
 the pair differences. They are not centred: centring would remove the very mean that all pairs
@@ -16,51 +16,22 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from trimtab.activations import Activations
-from trimtab.directions.contrast import comparable, states, steering_vector
-from trimtab.vectors import SteeringVector
+from trimtab.directions.method import Notes, Row, method
 
 
+@method(least=2)
 def pca(
-    positive: Activations,
-    negative: Activations,
-    *,
-    paired: bool = False,
-    positive_means: str = "",
-) -> SteeringVector:
-    """The first principal component, at every layer, with the sign and length above.
+    positive: Float64[Tensor, "p d"], negative: Float64[Tensor, "q d"], paired: bool = False
+) -> tuple[Row, Notes]:
+    """The first principal component, with the sign and length above.
 
-    Args:
-        positive: one state a row, at least 2.
-        negative: likewise, from the same model, layers and tokens.
-        paired: row i belongs to row i (or to the row of the same prompt, where both hold the same
-            prompts): take the component of the pair differences.
-        positive_means: in words, what more of the vector means.
-
-    Returns:
-        A vector [n+1, d], computed in float64; layers not captured are missing. Its provenance
-        has, by layer, the share of the (paired: uncentred) variance that lies along the component,
-        `extra["explained"]`.
-
-    Raises:
-        UsageError: sets that do not compare or pair, of fewer than 2 rows, or that do not differ.
-        RunError: rows that are not finite.
+    Notes:
+        explained: the share of the (paired: uncentred) variance that lies along the component.
     """
-    positive, negative = comparable(positive, negative, paired=paired, least=2)
-    rows, explained = {}, {}
-    for layer, p, q in states(positive, negative):
-        pooled = torch.cat([p, q])
-        cloud = p - q if paired else pooled - pooled.mean(0)
-        u, explained[str(layer)] = _first_component(cloud)
-        rows[layer] = ((p.mean(0) - q.mean(0)) @ u) * u
-    return steering_vector(
-        rows,
-        positive,
-        negative,
-        method="pca",
-        positive_means=positive_means,
-        extra={"paired": paired, "explained": explained},
-    )
+    pooled = torch.cat([positive, negative])
+    cloud = positive - negative if paired else pooled - pooled.mean(0)
+    u, explained = _first_component(cloud)
+    return ((positive.mean(0) - negative.mean(0)) @ u) * u, {"explained": explained}
 
 
 def _first_component(cloud: Float64[Tensor, "m d"]) -> tuple[Float64[Tensor, " d"], float]:

@@ -1,4 +1,4 @@
-"""Logistic regression that tells positive from negative states, at every layer.
+"""Logistic regression that tells positive from negative states.
 
 P(positive | h) = sigmoid(w . (h - mean) / s + b), each coordinate of h standardised by the
 training rows' mean and deviation s, with an L2 penalty |w|^2 / (2 c). Its direction in the space
@@ -20,55 +20,30 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from trimtab.activations import Activations
-from trimtab.directions.contrast import comparable, states, steering_vector
-from trimtab.vectors import SteeringVector
+from trimtab.directions.method import Notes, Row, method
 
 FOLDS = 5
 
 
+@method(least=2)
 def probe(
-    positive: Activations,
-    negative: Activations,
-    *,
+    positive: Float64[Tensor, "p d"],
+    negative: Float64[Tensor, "q d"],
     paired: bool = False,
     c: float = 1.0,
-    positive_means: str = "",
-) -> SteeringVector:
-    """The direction of a logistic probe, at every layer, with the length above.
+) -> tuple[Row, Notes]:
+    """The direction of a logistic probe, with the length above.
 
-    Args:
-        positive: one state a row, at least 2.
-        negative: likewise, from the same model, layers and tokens.
-        paired: row i belongs to row i (or to the row of the same prompt, where both hold the same
-            prompts): the cross-validation keeps partners in one fold.
-        c: inverse strength of the penalty, in standardised units; smaller is nearer to the
-            difference of means.
-        positive_means: in words, what more of the vector means.
+    With `paired`, the cross-validation keeps partners in one fold. `c` is the inverse strength of
+    the penalty, in standardised units; smaller is nearer to the difference of means.
 
-    Returns:
-        A vector [n+1, d]; layers not captured are missing. Its provenance has, by layer, the
-        accuracy and the area under the ROC curve on held-out rows, means over up to 5 folds
-        (`extra["accuracy"]`, `extra["auc"]`).
-
-    Raises:
-        UsageError: sets that do not compare or pair, of fewer than 2 rows, or that do not differ.
-        RunError: rows that are not finite.
+    Notes:
+        accuracy, auc: on held-out rows, means over `folds`.
     """
-    positive, negative = comparable(positive, negative, paired=paired, least=2)
     folds = min(FOLDS, len(positive), len(negative))
-    rows, accuracy, auc = {}, {}, {}
-    for layer, p, q in states(positive, negative):
-        rows[layer] = _direction(p, q, _model(c))
-        accuracy[str(layer)], auc[str(layer)] = _held_out(p, q, _model(c), folds, paired)
-    return steering_vector(
-        rows,
-        positive,
-        negative,
-        method="probe",
-        positive_means=positive_means,
-        extra={"paired": paired, "c": c, "folds": folds, "accuracy": accuracy, "auc": auc},
-    )
+    row = _direction(positive, negative, _model(c))
+    accuracy, auc = _held_out(positive, negative, _model(c), folds, paired)
+    return row, {"accuracy": accuracy, "auc": auc, "folds": folds}
 
 
 def _model(c: float) -> Pipeline:
