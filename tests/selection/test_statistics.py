@@ -58,11 +58,14 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_others():
     assert paired_difference(A, B, seed=5).low != paired_difference(A, B, seed=6).low
 
 
-def test_equal_data_give_a_zero_width_interval_and_no_nan():
+def test_equal_scores_have_an_interval_only_where_their_bounds_are_known():
     same = paired_difference([0.5] * 8, [0.5] * 8)
-    assert (same.mean, same.low, same.high, same.size, same.p) == (0, 0, 0, 0, 1)
-    shifted = paired_difference([0.75] * 8, [0.5] * 8)
-    assert (shifted.mean, shifted.low, shifted.high) == (0.25, 0.25, 0.25)
+    assert (same.mean, same.size, same.p) == (0, 0, 1)
+    assert math.isnan(same.low)
+    assert math.isnan(same.high)
+    assert same.note == "all 8 are equal: no interval"
+    shifted = paired_difference([0.75] * 8, [0.5] * 8, bounds=(0, 1))
+    assert shifted.low < 0.25 < shifted.high < 1
     assert shifted.size == math.inf
     assert shifted.p == pytest.approx(2 / 2**8)
 
@@ -90,6 +93,111 @@ def test_samples_of_one_prompt_are_one_unit():
     assert found.n == 10
     assert found.mean == pytest.approx(expected.mean)
     assert found.low == pytest.approx(expected.low)
+
+
+@given(st.integers(1, 300).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+@settings(max_examples=60, deadline=None)
+def test_the_interval_of_yes_or_no_is_wilsons(counts):
+    yes, n = counts
+    found = mean_interval([1] * yes + [0] * (n - yes), bounds=(0, 1))
+    oracle = stats.binomtest(yes, n).proportion_ci(method="wilson")
+    assert (found.low, found.high) == pytest.approx((oracle.low, oracle.high))
+    assert found.low < found.high
+    percent = mean_interval([100] * yes + [0] * (n - yes), bounds=(0, 100))
+    assert (percent.low, percent.high) == pytest.approx((100 * oracle.low, 100 * oracle.high))
+
+
+def test_a_hundred_of_a_hundred_is_not_certain():
+    all_of_them = mean_interval([1] * 100, bounds=(0, 1))
+    assert (all_of_them.mean, round(all_of_them.low, 2), all_of_them.high) == (1, 0.96, 1)
+    none = mean_interval([0] * 100, bounds=(0, 1))
+    assert (none.low, round(none.high, 2)) == (0, 0.04)
+
+
+def _pairs(both: int, only_a: int, only_b: int, neither: int) -> tuple[list[int], list[int]]:
+    a = [1] * both + [1] * only_a + [0] * only_b + [0] * neither
+    b = [1] * both + [0] * only_a + [1] * only_b + [0] * neither
+    return a, b
+
+
+@pytest.mark.parametrize(
+    ("table", "low", "high"),
+    [
+        # Newcombe 1998, Stat. Med. 17:2635, method 10
+        ((36, 12, 2, 0), 0.0569, 0.3404),
+        # Fagerland, Lydersen and Laake 2014, Stat. Med. 33:2850: airway hyper-responsiveness
+        ((1, 1, 7, 12), -0.507, -0.026),
+    ],
+)
+def test_the_difference_of_paired_proportions_has_the_published_interval(table, low, high):
+    found = paired_difference(*_pairs(*table), bounds=(0, 1))
+    assert found.low == pytest.approx(low, abs=5e-4)
+    assert found.high == pytest.approx(high, abs=5e-4)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=2, max_size=60))
+@settings(max_examples=60, deadline=None)
+def test_no_interval_of_paired_proportions_is_without_width(pairs):
+    a, b = np.asarray(pairs, dtype=float).T
+    found = paired_difference(a, b, bounds=(0, 1))
+    assert -1 <= found.low <= found.mean <= found.high <= 1 + 1e-12
+    assert found.high - found.low > 1 / len(pairs)
+    turned = paired_difference(b, a, bounds=(0, 1))
+    assert (turned.low, turned.high) == pytest.approx((-found.high, -found.low))
+
+
+def test_equal_scores_within_bounds_allow_for_the_prompts_that_were_not_seen():
+    unseen = stats.binomtest(0, 25).proportion_ci(method="wilson").high
+    found = mean_interval([80.0] * 25, bounds=(0, 100))
+    assert found.low == pytest.approx(80 - 80 * unseen)
+    assert found.high == pytest.approx(80 + 20 * unseen)
+    same = paired_difference([80.0] * 25, [80.0] * 25, bounds=(0, 100))
+    assert (same.low, same.high) == pytest.approx((-100 * unseen, 100 * unseen))
+
+
+@pytest.mark.parametrize(("share", "alike"), [(0.9, 0.0), (0.9, 0.6), (0.97, 1.0)])
+def test_several_samples_of_a_prompt_count_for_as_much_as_they_tell(share, alike):
+    """Coverage over 400 sets of 20 prompts with 5 samples, which agree with probability alike."""
+    rng = np.random.default_rng(4)
+    groups = np.repeat(np.arange(20), 5).tolist()
+    covered, widths = 0, []
+    for _ in range(400):
+        own, shared = rng.random((20, 5)) < share, rng.random((20, 1)) < share
+        answers = np.where(rng.random((20, 1)) < alike, shared, own)
+        found = mean_interval(answers.ravel(), bounds=(0, 1), groups=groups)
+        assert found.n == 20
+        covered += found.low <= share <= found.high
+        widths.append(found.high - found.low)
+    assert covered / 400 >= 0.93
+    prompts, samples = (
+        np.subtract(*stats.binomtest(round(share * n), n).proportion_ci(method="wilson")[::-1])
+        for n in (20, 100)
+    )
+    assert samples * 0.9 < np.mean(widths) < prompts * 1.1
+
+
+def test_samples_that_all_agree_count_once():
+    found = mean_interval([1] * 100, bounds=(0, 1), groups=[i // 5 for i in range(100)])
+    once = mean_interval([1] * 20, bounds=(0, 1))
+    assert (found.low, found.high, found.n) == (once.low, once.high, 20)
+
+
+def test_a_share_removed_is_not_certain_where_nothing_is_left():
+    before = np.array([1] * 12 + [0] * 28)
+    found = ratio_reduction(before, np.zeros(40), bounds=(0, 1))
+    assert (found.mean, found.high) == (1, 1)
+    rng = np.random.default_rng(0)
+    # what the interval leaves out is unlikely: with a true reduction at its end, none of 40 is rare
+    left = 0.3 * (1 - found.low)
+    assert 0.5 < found.low < 0.9
+    assert np.mean((rng.random((4000, 40)) < left).sum(1) == 0) < 0.1
+    half = ratio_reduction(before, np.array([1] * 6 + [0] * 34), bounds=(0, 1))
+    assert half.low < 0.5 < half.high < 1
+
+
+def test_scores_out_of_bounds_are_refused():
+    with pytest.raises(UsageError, match="0 to 100 are out of the bounds 0 to 1"):
+        mean_interval([0, 100], bounds=(0, 1))
 
 
 def test_unequal_arms_are_refused():
