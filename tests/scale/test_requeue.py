@@ -99,6 +99,16 @@ def merge(folder: Path, shares, ends: dict[str, int]) -> int:
     return 0
 
 
+@pytest.mark.parametrize("status", [-signal.SIGTERM, 143])
+def test_a_command_that_a_signal_stopped_has_not_ended(asked, tmp_path, monkeypatch, status):
+    """It dies of the signal, or ends by itself when one comes: its job is queued again."""
+    monkeypatch.setattr(work.subprocess, "call", lambda words, preexec_fn: status)
+    with pytest.raises(SystemExit) as end:
+        work.Command(str(tmp_path))(["run", "toxicity"])
+    assert end.value.code == 143
+    assert not list(tmp_path.glob("*_ended.json"))
+
+
 TWO = (("17_0", "17_1"), ("17_2", "17_3"))  # two models by two shards
 
 

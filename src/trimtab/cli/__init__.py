@@ -5,11 +5,15 @@ This file has the table of verbs, and the one place where an error becomes a lin
 
 import logging
 import os
+import signal
 import sys
+import threading
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 
 from cyclopts import App, CycloptsError, Parameter
 
@@ -34,7 +38,7 @@ from trimtab.cli import (
 )
 from trimtab.errors import TrimtabError, UsageError
 
-USAGE, FAILURE, INTERRUPTED = 2, 1, 130
+USAGE, FAILURE, INTERRUPTED, TERMINATED = 2, 1, 130, 143
 
 DEBUG = "Every command takes --debug: errors then come with their traceback."
 SCALE = (
@@ -48,6 +52,7 @@ app = App(
     name="trimtab",
     version=__version__,
     default_parameter=Parameter(negative=()),
+    suppress_keyboard_interrupt=False,  # `main` says how to go on
     help=(
         "Find directions in a language model's residual stream, steer by them, and measure what "
         "that did. Try: trimtab run toxicity"
@@ -83,7 +88,11 @@ living.command(village.train)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command line; the exit status is 0, 1 (it failed), 2 (usage) or 130 (stopped)."""
+    """Run one command line.
+
+    Returns:
+        The exit status: 0, 1 (it failed), 2 (usage), 130 (Ctrl-C) or 143 (SIGTERM).
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
@@ -94,11 +103,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _hush_libraries()
     try:
         _read_env_file()
-        status = _scaled(words)
+        with _terminable():
+            status = _scaled(words)
         sys.stdout.flush()
-    except KeyboardInterrupt:
-        print("stopped: the same command continues where this one was.", file=sys.stderr)
-        return INTERRUPTED
+    except KeyboardInterrupt as stop:
+        with suppress(OSError):  # Ctrl-C ends the reader of a pipe too
+            print("stopped: the same command continues where this one was.", file=sys.stderr)
+        return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
     except BrokenPipeError:  # the reader of our output has seen enough, as in `trimtab ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILURE
@@ -108,6 +119,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status, line = explain(error)
         print(f"error: {line}", file=sys.stderr)
     return int(status)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which Slurm, Docker and service managers send: it stops a command as Ctrl-C does."""
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Inside, SIGTERM raises `Terminated` in the main thread; a forked process just ends."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python takes signals in the main thread alone
+        return
+    ours = os.getpid()
+
+    def stop(number: int, _: FrameType | None) -> None:
+        if os.getpid() == ours:
+            raise Terminated
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _read_env_file() -> None:

@@ -38,7 +38,9 @@ class Command:
         self._record().unlink(missing_ok=True)
         status = subprocess.call([sys.executable, "-m", "trimtab", *words], preexec_fn=_deaf)
         if status < 0:
-            sys.exit(128 - status)
+            status = 128 - status
+        if status > 128:  # a signal ended it, or it ended by itself when one came (cli.main)
+            sys.exit(status)
         self._leave(status)
         return "done"
 
