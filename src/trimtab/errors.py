@@ -1,4 +1,12 @@
-"""Errors a user can act on: what was expected, what was found, and what mends it."""
+"""Errors a user can act on: what was expected, what was found, and what fixes it."""
+
+import contextlib
+import re
+from collections.abc import Iterator
+from importlib import metadata
+
+_DISTRIBUTIONS = {"sklearn": "scikit-learn", "transformer_lens": "transformer-lens"}
+_LEFT_OUT = {"dev", "docs"}  # extras that are for those who work on trimtab itself
 
 
 class TrimtabError(Exception):
@@ -6,7 +14,7 @@ class TrimtabError(Exception):
 
     Args:
         message: What was expected and what was found.
-        remedy: The command, argument or file change that mends it.
+        remedy: The command, argument or file change that fixes it.
     """
 
     exit_status = 1
@@ -27,3 +35,27 @@ class RunError(TrimtabError):
     """The request was fine, and something failed while carrying it out."""
 
     exit_status = 1
+
+
+def missing_package(error: ImportError) -> UsageError | None:
+    """What to install, where the error is that a package of one of our extras is not there."""
+    package = (error.name or "").partition(".")[0]
+    distribution = _DISTRIBUTIONS.get(package, package)
+    for requirement in metadata.requires("trimtab") or ():
+        name = re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
+        extra = re.search(r"extra == ['\"]([\w-]+)['\"]", requirement)
+        if name == distribution and extra and extra[1] not in _LEFT_OUT:
+            return UsageError(
+                f"This needs the package {distribution}, which is not installed.",
+                f"Install it with: pip install 'trimtab[{extra[1]}]'.",
+            )
+    return None
+
+
+@contextlib.contextmanager
+def naming_the_extra() -> Iterator[None]:
+    """An import inside that fails for want of an extra is a UsageError that names it."""
+    try:
+        yield
+    except ImportError as error:
+        raise (missing_package(error) or error) from error

@@ -36,7 +36,7 @@ from trimtab.cli import (
     train,
     village,
 )
-from trimtab.errors import TrimtabError, UsageError
+from trimtab.errors import TrimtabError, UsageError, missing_package
 
 USAGE, FAILURE, INTERRUPTED, TERMINATED = 2, 1, 130, 143
 
@@ -200,6 +200,8 @@ def explain(error: Exception) -> tuple[int, str]:
     if isinstance(error, CycloptsError):
         error.verbose = False
         return USAGE, _one_line(f"{error} See the same command with --help.")
+    if isinstance(error, ImportError) and (missing := missing_package(error)):
+        return missing.exit_status, _one_line(str(missing))
     if isinstance(error, OSError) and error.strerror:
         place = f" ({error.filename})" if error.filename else ""
         return FAILURE, f"{error.strerror}{place}. Mend that; the same command then continues."

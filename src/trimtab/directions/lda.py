@@ -16,6 +16,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from trimtab.directions.method import Notes, Row, method
+from trimtab.errors import naming_the_extra
 
 
 @method(least=2)
@@ -27,7 +28,8 @@ def lda(
     Notes:
         shrinkage: the share of the identity in the covariance, 0 to 1.
     """
-    from sklearn.covariance import ledoit_wolf
+    with naming_the_extra():
+        from sklearn.covariance import ledoit_wolf
 
     gap = positive.mean(0) - negative.mean(0)
     within = torch.cat([positive - positive.mean(0), negative - negative.mean(0)])

@@ -11,16 +11,18 @@ the class means lie apart on it.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from jaxtyping import Float64
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GroupKFold, StratifiedKFold, cross_validate
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from trimtab.directions.method import Notes, Row, method
+from trimtab.errors import naming_the_extra
+
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
 
 FOLDS = 5
 
@@ -47,6 +49,11 @@ def probe(
 
 
 def _model(c: float) -> Pipeline:
+    with naming_the_extra():
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+
     return make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=1000))
 
 
@@ -72,6 +79,8 @@ def _held_out(
     p: Float64[Tensor, "p d"], q: Float64[Tensor, "q d"], model: Pipeline, folds: int, paired: bool
 ) -> tuple[float, float]:
     """Accuracy and ROC AUC on rows the probe was not fitted to, means over the folds."""
+    from sklearn.model_selection import GroupKFold, StratifiedKFold, cross_validate
+
     x, y = _labelled(p, q)
     if paired:
         splits = GroupKFold(folds, shuffle=True, random_state=0)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trimtab.errors import RunError, UsageError
+from trimtab.errors import RunError, UsageError, naming_the_extra
 from trimtab.files import reading
 from trimtab.scale.queue import states, waits
 from trimtab.scale.work import KILLS, Command, Merge
@@ -167,11 +167,9 @@ def _executor(folder: Path) -> Any:
 
 
 def _submitit() -> Any:
-    try:
+    with naming_the_extra():
         import submitit
         import submitit.helpers
-    except ImportError as error:
-        raise UsageError("--slurm needs submitit.", 'Run: pip install "trimtab[slurm]".') from error
     return submitit
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trimtab.errors import UsageError
+from trimtab.errors import UsageError, naming_the_extra
 from trimtab.files import reading, write_atomic, writing
 from trimtab.vectors.provenance import ModelLike
 from trimtab.vectors.steering_vector import SteeringVector
@@ -150,11 +150,6 @@ def _strict_reader() -> Any:
 
 
 def _gguf() -> Any:
-    try:
+    with naming_the_extra():
         import gguf
-    except ImportError as error:
-        raise UsageError(
-            "GGUF files need the gguf package, which is not installed.",
-            "Install it with: pip install 'trimtab[gguf]'.",
-        ) from error
     return gguf
