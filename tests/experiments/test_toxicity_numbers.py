@@ -102,7 +102,7 @@ def test_each_layer_is_told_at_the_reference_and_at_its_best():
         assert one["best_effect"]["mean"] == max(means)
     assert {e["best_coefficient"] for e in found["effectiveness"]} == {2.0}
     depths = [e["depth"] for e in found["effectiveness"]]
-    assert depths == ["early", "early", "middle", "late"]
+    assert depths == ["early", "middle", "late", "late"]
 
 
 def test_shape_likelihood_and_samples_are_those_of_their_rows():
@@ -159,7 +159,7 @@ def test_chance_is_the_share_of_random_directions_that_do_as_well():
     found = controls(0.2, 0.1, 0.2, 0.4, 0.6)
     assert found["effects"] == pytest.approx([0.4, 0.3, 0.1, -0.1])
     assert (found["effect"], found["greatest"]) == pytest.approx((0.3, 0.4))
-    assert (found["n"], found["exceeded"], found["p"]) == (4, 2, 3 / 5)
+    assert (found["n"], found["exceeded"], found["as_good"], found["p"]) == (4, 2, 2, 3 / 5)
     assert found["loss_changes"] == pytest.approx([0.1, 0.2, 0.3, 0.4])
     found = controls(0.2, math.nan, 0.2, 0.4, 0.6)  # one has no scores: it says nothing
     assert (found["greatest"], found["p"]) == (pytest.approx(0.3), 2 / 4)

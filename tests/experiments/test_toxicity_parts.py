@@ -14,6 +14,7 @@ from trimtab.experiments.toxicity import findings, numbers
 from trimtab.experiments.toxicity.bench import analysed_layers, target_layer
 from trimtab.experiments.toxicity.config import ToxicityConfig
 from trimtab.experiments.toxicity.prompts import choose_prompts, read_splits
+from trimtab.experiments.toxicity.results import depth
 from trimtab.experiments.toxicity.vector import fed, pools
 from trimtab.generation import Completion
 from trimtab.scoring import Loss, scorer
@@ -194,12 +195,12 @@ def test_effects_of_opposite_sign_are_never_averaged():
     assert analysis["cells"][0]["loss"]["kl"] == pytest.approx(0.1)
 
 
-@pytest.mark.parametrize("n", [3, 10, 32])
-def test_depth_thirds_cover_all_layers_evenly(n):
-    thirds = [numbers.depth(layer, n) for layer in range(1, n + 1)]
-    assert thirds == sorted(thirds, key=["early", "middle", "late"].index)
-    counts = [thirds.count(t) for t in ("early", "middle", "late")]
-    assert max(counts) - min(counts) <= 1
+@pytest.mark.parametrize("n", [3, 10, 11, 32])
+def test_depth_thirds_are_the_published_slices_of_the_blocks(n):
+    blocks = list(range(n))
+    slices = (blocks[: n // 3], blocks[n // 3 : 2 * n // 3], blocks[2 * n // 3 :])
+    for third, part in zip(("early", "middle", "late"), slices, strict=True):
+        assert [depth(block + 1, n) for block in part] == [third] * len(part)
 
 
 def test_the_inverted_pattern_is_tested_and_not_told():
@@ -212,6 +213,24 @@ def test_the_inverted_pattern_is_tested_and_not_told():
     assert found["inverted"]
     assert found["spearman"]["value"] == pytest.approx(-1)
     assert "neither direction" in findings.prompt_against_completion(none, 0)["statement"]
+
+
+def test_findings_from_too_few_prompts_say_so_and_have_no_nan():
+    for n in range(6):
+        before = [row(0.1 * i, name=f"{i}", toxicity=i / 5) for i in range(n)]
+        after = [row(0.05 * i, Cell(1, 1.0), name=f"{i}", toxicity=i / 5) for i in range(n)]
+        said = [
+            findings.prompt_against_completion(before, 0)["statement"],
+            findings.by_subset(before, after, 0)["statement"],
+            findings.halved(before, after, 0)["statement"],
+            findings.by_depth(before, after, 1.0, 3, 0)["statement"],
+        ]
+        for statement in said:
+            assert "nan" not in statement
+            assert "includes zero" not in statement
+            assert "yes" not in statement
+        if n > 1:
+            assert all("too few" in statement for statement in said[1:])
 
 
 def test_halved_needs_half_and_an_interval_above_zero():

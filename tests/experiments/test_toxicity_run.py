@@ -15,6 +15,7 @@ import torch
 from trimtab.errors import RunError, UsageError
 from trimtab.experiments.toxicity.config import ToxicityConfig
 from trimtab.experiments.toxicity.experiment import layers_of, run
+from trimtab.reports.toxicity.study import Study
 from trimtab.vectors import SteeringVector
 
 SMALL = ToxicityConfig.read({
@@ -165,6 +166,14 @@ def test_the_published_file_has_the_published_keys_and_block_indices(finished, r
         "subset_creation", "baseline_evaluation_with_activations", "steering_vector_computation",
         "layer_analysis", "steering_evaluation",
     ]  # fmt: skip
+
+
+def test_both_result_files_of_a_run_give_the_same_thirds_of_depth(finished):
+    own, published = (Study.read(finished / f"{name}results.json") for name in ("", "experiment_"))
+    assert own.reference_coefficient == published.reference_coefficient
+    assert list(own.depth) == list(published.depth) == ["early", "middle"]  # blocks 2 and 5 of 10
+    for third, point in own.depth.items():
+        assert published.depth[third].mean == pytest.approx(point.mean, abs=1e-5)
 
 
 def test_a_finished_run_is_not_done_again(finished):

@@ -66,7 +66,8 @@ def results() -> dict:
         "sweep": [{**cell(c), **shape} for c in (-1.0, 0.0, 1.0)],
         "baseline_side_effects": {"cross_entropy": 1.0, "distinct_2": 0.9, "finished": 1.0},
         "zero": {"texts": 16, "different": 0},
-        "random": {"n": 3, "effects": [0.01, None, -0.02], "greatest": 0.01, "exceeded": 3},
+        "random": {"n": 3, "effects": [0.01, None, -0.02], "greatest": 0.01, "exceeded": 3,
+                   "as_good": 0, "statement": "None does as well."},
         "findings": {
             "halved": said, "prompt_completion": said, "by_subset": said,
             "smallest_detectable": said,
@@ -113,7 +114,7 @@ def told() -> dict:
         one |= {"loss": {"change": 0.03 * i, "kl": 0.5 + i, "cross_entropy": 1.0, "tokens": 9},
                 "distinct_2": 0.2 + i / 10, "finished": 0.6 + i / 10}  # fmt: skip
     found["chosen"]["coefficient"] = 0.0  # neither the first nor the last
-    found["random"] |= {"exceeded": 2}
+    found["random"] |= {"exceeded": 1, "as_good": 2}
     return found
 
 
@@ -132,9 +133,9 @@ def test_every_row_of_the_table_and_every_card_has_its_own_numbers(tmp_path, mon
     cards = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page.split('"cards"')[1]))
     for words in (
         "challenging test prompts 0.61 → 0.60",
-        "effect +0.20 95 % interval 0.20 [0.10, 0.30], n = 8",
-        "random directions 2 of 3 exceeded same norm; greatest effect +0.010",
-        "cost on ordinary text +0.030 nat cross-entropy a token; KL 1.500",
+        "effect +0.20 95 % interval 0.20 [0.10, 0.30], n = 8, p = 0.1000 "
+        "2 of 3 random directions of the same norm do as well",
+        "cost on ordinary text +0.030 nat cross-entropy per token; KL 1.500",
     ):
         assert words in cards
 
@@ -199,9 +200,26 @@ def test_published_file_is_drawn_with_intervals_it_did_not_have(tmp_path):
     assert {p.stem for p in plot(file)} == set(FIGURES)
 
 
+def test_ten_published_blocks_are_thirds_of_three_three_and_four(tmp_path):
+    file = tmp_path / "experiment_results.json"
+    before = [0.9] * 8
+    file.write_text(json.dumps({
+        "baseline_results": {"challenging": {"toxicity_scores": before}},
+        "steering_results": {},
+        "layer_analysis_results": {"layer_results": {
+            str(b): {"1.0": {"challenging": {"toxicity_scores": [0.9 - b / 20, None] * 4}}}
+            for b in range(10)
+        }},
+    }))  # fmt: skip
+    depth = Study.read(file).depth
+    expected = {"early": (0 + 1 + 2) / 3, "middle": (3 + 4 + 5) / 3, "late": (6 + 7 + 8 + 9) / 4}
+    assert {k: p.mean * 20 for k, p in depth.items()} == pytest.approx(expected)
+    assert {p.n for p in depth.values()} == {4}  # a prompt counts once, one without score not
+
+
 def test_comparison_has_a_row_a_run(run, tmp_path):
     page = write_comparison([run, run], tmp_path / "comparison.html").read_text()
-    assert page.count("3 of 3") == 2
+    assert page.count("0 of 3") == 2
 
 
 @pytest.mark.parametrize(

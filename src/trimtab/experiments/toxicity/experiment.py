@@ -186,9 +186,9 @@ def _steps(bench: Bench, published: PublishedFiles) -> None:
 
     with folder.step("layers"):
         analysis, layer_rows = _analyse_layers(bench, begun, layers, "layers")
-        published.layers(analysis, layer_rows, begun.development)
     with folder.step("choose"):
         chosen = _choose(bench, analysis, layers)
+        published.layers(analysis, layer_rows, begun.development)
         layer, coefficient = chosen["layer"], chosen["coefficient"]
         folder.write_json("chosen.json", chosen)
     with folder.step("sweep"):
@@ -230,8 +230,8 @@ def _layers_alone(bench: Bench, published: PublishedFiles, name: str, with_test:
     _check_sizes(bench.config, begun.splits)
     with bench.folder.step(name):
         analysis, rows = _analyse_layers(bench, begun, layers, name)
-        published.layers(analysis, rows, begun.development)
         chosen = _choose(bench, analysis, layers)
+        published.layers(analysis, rows, begun.development)
         depth = findings.by_depth(
             begun.baseline, rows, chosen["coefficient"], bench.lm.n_layers, bench.config.seed
         )

@@ -9,12 +9,13 @@ from typing import Any
 
 from trimtab.experiments.grid import Scored
 from trimtab.experiments.toxicity import numbers
-from trimtab.experiments.toxicity.results import SUBSETS
-from trimtab.selection import statistics
-from trimtab.selection.statistics import Effect, Estimate
+from trimtab.experiments.toxicity.results import DEPTHS, SUBSETS, depth
+from trimtab.selection import guards, statistics
+from trimtab.selection.statistics import Effect
 
 JSON = dict[str, Any]
 POWER = 0.8
+LOWER, HIGHER = "a lower score", "a higher score"  # what an effect above and below zero means
 
 
 def prompt_against_completion(baseline: Sequence[Scored], seed: int) -> JSON:
@@ -35,23 +36,21 @@ def prompt_against_completion(baseline: Sequence[Scored], seed: int) -> JSON:
             )
             found.setdefault(where, {})[method] = asdict(value)
     rank = statistics.Correlation(**found["all"]["spearman"])
-    inverted = rank.high < 0
     if math.isnan(rank.value):
         told = f"Prompt and completion toxicity cannot be correlated: {rank.note}."
     else:
-        told = (
-            f"Prompt and completion toxicity correlate at {_interval(rank.value, rank)} "
-            f"(Spearman, {rank.n} prompts): "
+        shown = guards.direction(
+            rank,
+            positive="more toxic prompts get more toxic completions; there is no inverted pattern",
+            negative="the inverted pattern (more toxic prompts, less toxic completions) holds here",
         )
-        if inverted:
-            told += "the inverted pattern (more toxic prompts, less toxic completions) holds here."
-        elif rank.low > 0:
-            told += "more toxic prompts get more toxic completions; there is no inverted pattern."
-        else:
-            told += "the interval includes zero, so neither direction is shown."
+        told = (
+            "Prompt and completion toxicity correlate (Spearman) at "
+            f"{guards.stated(rank.value, rank)}: {shown}."
+        )
     return {
         **found["all"], "within": {s: found[s] for s in SUBSETS},
-        "inverted": inverted, "statement": told,
+        "inverted": guards.shown(rank) == "negative", "statement": told,
     }  # fmt: skip
 
 
@@ -72,16 +71,15 @@ def by_depth(
     A prompt's scores at the layers of one third are averaged first, so n is prompts, not layers.
     """
     found: dict[str, Effect] = {}
-    for third in ("early", "middle", "late"):
+    for third in DEPTHS:
         here = [
             row
             for row in numbers.of_subset(rows, "challenging")
-            if row.cell.coefficient == reference
-            and numbers.depth(row.cell.layer or 0, n_layers) == third
+            if row.cell.coefficient == reference and depth(row.cell.layer or 0, n_layers) == third
         ]
         if here:
             found[third] = numbers.effect(baseline, here, seed)
-    told = ", ".join(f"{third} {_effect(e)}" for third, e in found.items())
+    told = "; ".join(f"{third} {_effect(e)}" for third, e in found.items())
     return {third: asdict(e) for third, e in found.items()} | {
         "statement": f"By depth third, at coefficient {reference:g} (development prompts): {told}."
     }
@@ -96,14 +94,20 @@ def halved(baseline: Sequence[Scored], steered: Sequence[Scored], seed: int) -> 
         seed=seed, groups=[r.prompt.id for r in rows],
     )  # fmt: skip
     change = numbers.effect(baseline, rows, seed)
-    holds = bool(share.mean >= 0.5 and change.low > 0)
-    told = (
-        f"Steering removes {share.mean:.0%} [{share.low:.0%}, {share.high:.0%}] of the mean score "
-        f"on challenging test prompts (n = {share.n}); at least half: "
-        f"{'yes' if holds else 'no'}."
-        if not math.isnan(share.mean)
-        else f"No share can be given: {share.note}."
-    )
+    shown = guards.shown(change)
+    holds = bool(share.mean >= 0.5 and shown == "positive")
+    if math.isnan(share.mean):
+        told = f"No share of the mean score can be given: {share.note}."
+    else:
+        ends = "" if math.isnan(share.low) else f" [{share.low:.0%}, {share.high:.0%}]"
+        told = (
+            f"Steering removes {share.mean:.0%}{ends} of the mean score on challenging test "
+            f"prompts (n = {share.n}); at least half: "
+        )
+        if shown == "unknown":
+            told += f"not known; {guards.direction(change, positive='', negative='')}."
+        else:
+            told += f"{'yes' if holds else 'no'}."
     return {
         "reduction": share.mean, "low": share.low, "high": share.high, "holds": holds,
         "statement": told,
@@ -133,9 +137,8 @@ def _prompt_toxicity(row: Scored) -> float:
     return math.nan if value is None else float(value)
 
 
-def _interval(value: float, ends: Estimate | statistics.Correlation) -> str:
-    return f"{value:.3f} [{ends.low:.3f}, {ends.high:.3f}]"
-
-
 def _effect(e: Effect) -> str:
-    return f"{_interval(e.mean, e)} (n = {e.n})"
+    if math.isnan(e.mean):
+        return guards.stated(e.mean, e)
+    shown = guards.direction(e, positive=LOWER, negative=HIGHER)
+    return f"{guards.stated(e.mean, e)}, {shown}"

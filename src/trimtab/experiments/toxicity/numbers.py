@@ -10,7 +10,7 @@ from typing import Any
 
 from trimtab.experiments.grid import UNSTEERED, Cell, Scored
 from trimtab.experiments.toxicity.config import ToxicityConfig
-from trimtab.experiments.toxicity.results import EVERY, SUBSETS
+from trimtab.experiments.toxicity.results import EVERY, SUBSETS, depth
 from trimtab.scoring.loss import Loss
 from trimtab.scoring.text import distinct, repeats
 from trimtab.selection import statistics
@@ -103,11 +103,6 @@ def text_statistics(rows: Sequence[Scored]) -> JSON:
         "finished": sum(row.completion.finished for row in rows) / n,
         "tokens": sum(len(row.completion.tokens) for row in rows) / n,
     }
-
-
-def depth(layer: int, n_layers: int) -> str:
-    """Which third of the blocks the layer's block is in."""
-    return ("early", "middle", "late")[min(2, 3 * (layer - 1) // n_layers)]
 
 
 def layer_analysis(

@@ -131,8 +131,10 @@ class PublishedFiles:
         self._results["layer_analysis_results"] = {
             "layer_results": results,
             "layer_effectiveness": effectiveness,
-            # Not in the published file, whose analysis ran on the first prompts of its baseline.
+            # Two keys that the published file does not have: its analysis ran on the first prompts
+            # of its baseline, and it names no coefficient at which layers are compared.
             "baseline_scores": {s: _scores(unsteered, s)["toxicity_scores"] for s in SUBSETS},
+            "reference_coefficient": analysis["reference_coefficient"],
             "test_alphas": analysis["coefficients"],
             "num_prompts": analysis["prompts"],
         }

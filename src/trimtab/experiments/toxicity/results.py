@@ -15,6 +15,19 @@ SUBSETS = ("challenging", "benign")
 EVERY = ("challenging", "benign", "all")
 
 Subset = Literal["challenging", "benign", "all"]
+Depth = Literal["early", "middle", "late"]
+DEPTHS: tuple[Depth, ...] = ("early", "middle", "late")
+
+
+def depth(layer: int, n_layers: int) -> Depth:
+    """Which third of the model's n blocks layer L is the output of.
+
+    As published: block b = L - 1 is early below n // 3, middle below 2n // 3, and late from there,
+    so 10 blocks are 3, 3 and 4. The published thirds are of the blocks that were analysed, which
+    were all of the model's; here a layer's third does not depend on which others were analysed.
+    """
+    block = layer - 1
+    return DEPTHS[(block >= n_layers // 3) + (block >= 2 * n_layers // 3)]
 
 
 class EstimateJSON(TypedDict):
@@ -69,7 +82,7 @@ class LayerEffectiveness(TypedDict):
 
     layer: int
     block: int
-    depth: Literal["early", "middle", "late"]  # thirds
+    depth: Depth  # third of the blocks, as `depth` has it
     effect: EffectJSON  # challenging prompts, at layers.reference_coefficient
     p_corrected: float | None  # Holm over the layers
     best_coefficient: float  # lowest challenging mean among eligible cells (all, if none is)
@@ -123,8 +136,10 @@ class RandomJSON(TypedDict):
     effects: list[float | None]  # challenging effect of each direction
     means: list[float | None]  # challenging mean score of each direction
     greatest: float | None
-    exceeded: int  # directions whose effect the real direction exceeds
-    p: float | None  # (1 + directions at least as good) / (1 + those with an effect)
+    as_good: int  # directions whose effect is at least that of the vector
+    exceeded: int  # directions whose effect the vector exceeds
+    p: float | None  # (1 + as_good) / (1 + those with an effect)
+    statement: str  # the effect with its interval, what it shows, and the directions beside it
     loss_changes: list[float]  # cross-entropy change of each
 
 

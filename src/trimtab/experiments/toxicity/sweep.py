@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from trimtab.experiments.grid import UNSTEERED, Cell, Scored
 from trimtab.experiments.toxicity import numbers
+from trimtab.experiments.toxicity.findings import HIGHER, LOWER, POWER
 from trimtab.scoring import Loss
+from trimtab.selection import guards
+from trimtab.selection.statistics import Effect
 
 JSON = dict[str, Any]
 OwnLosses = Mapping[tuple[Cell, str, int], Loss]
@@ -65,24 +69,14 @@ def random_controls(
     seed: int,
 ) -> JSON:
     """Random directions of the same norm in the chosen cell, on challenging test prompts."""
-    real = numbers.effect(test, numbers.of_subset(steered, "challenging"), seed).mean
+    real = numbers.effect(test, numbers.of_subset(steered, "challenging"), seed)
     effects, means, changes = [], [], []
     for cell, there in numbers.by_cell(rows).items():
         effects.append(numbers.effect(test, there, seed).mean)
         means.append(_mean([row.score for row in there]))
         changes.append(numbers.loss_json(losses[cell], losses[UNSTEERED])["change"])
-    known = [e for e in effects if not math.isnan(e)]
-    good = sum(e >= real for e in known)
-    return {
-        "n": len(effects),
-        "effect": real,
-        "effects": effects,
-        "means": means,
-        "greatest": max(known, default=math.nan),
-        "exceeded": sum(real > e for e in effects),
-        "p": (1 + good) / (1 + len(known)) if known and not math.isnan(real) else math.nan,
-        "loss_changes": changes,
-    }
+    found = guards.random_control(real, effects, positive=LOWER, negative=HIGHER)
+    return asdict(found) | {"means": means, "loss_changes": changes}
 
 
 def samples(test: Sequence[Scored], steered: Sequence[Scored]) -> list[JSON]:
@@ -101,12 +95,7 @@ def warnings(results: JSON) -> list[str]:
     found = []
     if results["chosen"]["warning"]:
         found.append(f"Choice of the cell: {results['chosen']['warning']}.")
-    tried = results["config"]["coefficients"]
-    if (coefficient := results["chosen"]["coefficient"]) in (tried[0], tried[-1]):
-        found.append(
-            f"The chosen coefficient {coefficient:g} is at the end of those tried; a stronger one "
-            "may do better."
-        )
+    found += _edges(results)
     for name, subsets in results["baseline"].items():
         for subset, estimate in subsets.items():
             if estimate["note"]:
@@ -117,17 +106,11 @@ def warnings(results: JSON) -> list[str]:
             "coefficient 0: the hooks or the batches change the result on this device."
         )
     random = results["random"]
-    if random["n"] and random["exceeded"] < random["n"]:
-        found.append(
-            f"{random['n'] - random['exceeded']} of {random['n']} random directions do as well."
-        )
-    least = results["findings"]["smallest_detectable"]["challenging"]
-    effect = results["findings"]["by_subset"]["challenging"]["mean"]
-    if not math.isnan(least) and abs(effect) < least:
-        found.append(
-            f"The effect on challenging test prompts, {effect:.3f}, is below the smallest one that "
-            f"this many prompts show reliably ({least:.3f})."
-        )
+    if random["as_good"]:
+        found.append(guards.as_well(random["as_good"], random["n"]) + ".")
+    effect = Effect(**results["findings"]["by_subset"]["challenging"])
+    found.append(guards.undetectable("The effect on challenging test prompts", effect, power=POWER))
+    found.append(_repetition(results))
     for subset, n in results["layers"]["prompts"].items():
         if n < (wanted := results["config"][f"layer_{subset}"]):
             found.append(
@@ -136,7 +119,28 @@ def warnings(results: JSON) -> list[str]:
     asked, used = results["config"]["k"], results["direction"]["k"]
     if used < asked:
         found.append(f"Too few completions for k = {asked}: the pools hold {used} each.")
+    return [warning for warning in found if warning]
+
+
+def _edges(results: JSON) -> list[str]:
+    """Of the coefficients and, where it was chosen, of the layers."""
+    chosen, config = results["chosen"], results["config"]
+    found = [guards.edge_of_grid("coefficient", chosen["coefficient"], config["coefficients"])]
+    if config["target_layer"] == "auto":
+        blocks = (1, results["model"]["n_layers"])
+        tried = results["layers"]["layers"]
+        found.append(guards.edge_of_grid("layer", chosen["layer"], tried, limits=blocks))
     return found
+
+
+def _repetition(results: JSON) -> str:
+    """The loss was bounded on the very text that it is reported on; repetition was not."""
+    coefficient = results["chosen"]["coefficient"]
+    (cell,) = [c for c in results["sweep"] if c["coefficient"] == coefficient]
+    more = cell["repetition"] - results["baseline_side_effects"]["repetition"]
+    bound = results["config"]["max_repetition_increase"]
+    what = "The increase in repetitive completions on test prompts"
+    return guards.past_bound(what, 100 * more, 100 * bound, unit=" percentage points", digits=0)
 
 
 def _sample(before: Scored, after: Scored) -> JSON:

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from trimtab.experiments.toxicity.results import SUBSETS
 from trimtab.reports.style import (
     CHOSEN,
     COLOURS,
@@ -25,7 +26,7 @@ from trimtab.reports.toxicity.layer_figures import (
     detailed_layer_heatmap,
     layer_effectiveness_analysis,
 )
-from trimtab.reports.toxicity.study import SUBSETS, Point, Study
+from trimtab.reports.toxicity.study import Point, Study
 
 Drawing = Callable[[Study], Figure]
 
@@ -219,7 +220,7 @@ def _loss(axes: Axes, study: Study) -> None:
         axes.axhline(study.loss_bound, color=COLOURS["challenging"], linestyle=":",
                      label=f"bound on cross-entropy, {study.loss_bound:g}")  # fmt: skip
     axes.set_xlabel("coefficient")
-    axes.set_ylabel("nats a token")
+    axes.set_ylabel("nats per token")
     axes.set_title("cost on ordinary text")
     axes.legend()
 

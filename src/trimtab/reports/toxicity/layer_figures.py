@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from trimtab.experiments.toxicity.results import SUBSETS
 from trimtab.reports.style import (
     CHOSEN,
     COLOURS,
@@ -20,7 +21,7 @@ from trimtab.reports.style import (
     missing,
     star,
 )
-from trimtab.reports.toxicity.study import SUBSETS, LayerEffect, Point, Study
+from trimtab.reports.toxicity.study import LayerEffect, Point, Study
 
 EFFECT = "effect: unsteered minus steered"
 
@@ -33,7 +34,7 @@ def layer_effectiveness_analysis(study: Study) -> Figure:
         _by_layer(at_reference, study, "challenging", reference)
         _by_layer(benign, study, "benign", reference)
         _every_coefficient(by_coefficient, study)
-        _depth(depth, study)
+        _depth(depth, study, reference)
         _cost(cost, study)
         _trade(trade, study)
     return drawn
@@ -135,7 +136,7 @@ def _every_coefficient(axes: Axes, study: Study) -> None:
     axes.set_title("challenging prompts, every coefficient")
 
 
-def _depth(axes: Axes, study: Study) -> None:
+def _depth(axes: Axes, study: Study, reference: float | None) -> None:
     depth: Mapping[str, Point] = study.depth
     if not depth:
         return missing(axes, "Thirds of depth are not in this file.")
@@ -147,7 +148,7 @@ def _depth(axes: Axes, study: Study) -> None:
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set_xticks(range(len(depth)), list(depth))
     axes.set_ylabel(EFFECT)
-    axes.set_title("by third of depth, challenging prompts")
+    axes.set_title(f"by third of depth, challenging prompts, coefficient {reference:g}")
 
 
 def _cost(axes: Axes, study: Study) -> None:
@@ -160,7 +161,7 @@ def _cost(axes: Axes, study: Study) -> None:
                   color=shade, label=f"{coefficient:+g}")  # fmt: skip
     _bound(axes.axhline, study)
     _layer_axis(axes)
-    axes.set_ylabel("nats a token, steered minus unsteered")
+    axes.set_ylabel("nats per token, steered minus unsteered")
     axes.set_title("cross-entropy change on ordinary text")
 
 
@@ -181,7 +182,7 @@ def _trade(axes: Axes, study: Study) -> None:
             axes.legend()
     _bound(axes.axvline, study)
     axes.axhline(0, color="black", linewidth=0.8)
-    axes.set_xlabel("cross-entropy change, nats a token")
+    axes.set_xlabel("cross-entropy change, nats per token")
     axes.set_ylabel(EFFECT)
     axes.set_title("effect against cost (dotted: bound)")
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.errors import UsageError
+from trimtab.experiments.toxicity.results import DEPTHS, SUBSETS
+from trimtab.experiments.toxicity.results import depth as depth_of
 from trimtab.selection.statistics import Estimate, mean_interval, paired_difference
-
-SUBSETS = ("challenging", "benign")
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def _from_results(r: Mapping[str, Any]) -> Study:
             for c in layers.get("cells", [])
         ],
         reference_coefficient=layers.get("reference_coefficient"),
-        depth={k: Point.of(depth[k]) for k in ("early", "middle", "late") if depth.get(k)},
+        depth={k: Point.of(depth[k]) for k in DEPTHS if depth.get(k)},
         significant=frozenset(
             e["layer"] for e in layers.get("effectiveness", [])
             if e["p_corrected"] is not None and e["p_corrected"] < 0.05
@@ -195,7 +195,8 @@ def _from_published(r: Mapping[str, Any]) -> Study:
         sweep={s: v for s, v in sweep.items() if v},
         sweep_effect={s: v for s, v in effects.items() if v},
         layer_effects=_published_layers(analysis, scores),
-        depth=_published_depth(analysis, scores),
+        reference_coefficient=_published_reference(analysis, scores),
+        depth=_published_depth(r, analysis, scores),
         chosen_layer=None if target is None else int(target) + 1,
         chosen_coefficient=min(lowest)[1] if lowest else None,
     )
@@ -215,21 +216,36 @@ def _published_layers(
     return found
 
 
-def _published_depth(
+def _published_reference(
     analysis: Mapping[str, Any], baseline: Mapping[str, Sequence[float]]
+) -> float | None:
+    """The coefficient at which layers are compared: a file of ours names it, for the published
+    ones it is the positive one nearest 1."""
+    if (named := analysis.get("reference_coefficient")) is not None:
+        return float(named)
+    positive = {c for _, c, subset, *_ in _published_cells(analysis, baseline)
+                if c > 0 and subset == SUBSETS[0]}  # fmt: skip
+    return min(positive, key=lambda coefficient: abs(coefficient - 1), default=None)
+
+
+def _published_depth(
+    r: Mapping[str, Any], analysis: Mapping[str, Any], baseline: Mapping[str, Sequence[float]]
 ) -> dict[str, Point]:
-    """Thirds of depth on challenging prompts, at the positive coefficient nearest 1."""
-    cells = [c for c in _published_cells(analysis, baseline) if c[1] > 0 and c[2] == SUBSETS[0]]
-    if not cells:
-        return {}
-    reference = min((c[1] for c in cells), key=lambda coefficient: abs(coefficient - 1))
-    rows = sorted((c for c in cells if c[1] == reference), key=lambda c: c[0])
-    thirds = {}
-    for i, name in enumerate(("early", "middle", "late")):
-        part = rows[i * len(rows) // 3 : (i + 1) * len(rows) // 3]
+    """Thirds of depth on challenging prompts, at the reference coefficient."""
+    reference = _published_reference(analysis, baseline)
+    cells = [(layer, before, after)
+             for layer, c, subset, before, after in _published_cells(analysis, baseline)
+             if c == reference and subset == SUBSETS[0]]  # fmt: skip
+    # All blocks have a vector; a file without the shapes has at least those it analysed.
+    n = len(r.get("steering_vectors_shapes") or ()) or max((c[0] for c in cells), default=0)
+    thirds: dict[str, Point] = {}
+    for name in DEPTHS:
+        part = [c for c in cells if depth_of(c[0], n) == name]
         if part:
-            after = [sum(scores) / len(part) for scores in zip(*(c[4] for c in part), strict=True)]
-            thirds[name] = Point.of(paired_difference(part[0][3], after))
+            before = [score for _, scores, _ in part for score in scores]
+            after = [score for _, _, scores in part for score in scores]
+            prompts = [i for _, scores, _ in part for i in range(len(scores))]
+            thirds[name] = Point.of(paired_difference(before, after, groups=prompts))
     return thirds
 
 
