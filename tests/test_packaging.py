@@ -44,7 +44,7 @@ def test_the_wheel_holds_every_file_of_the_package(wheel: Path) -> None:
         "trimtab/village/weights/tokenizer.json",
         "trimtab/village/weights/README.md",
         "trimtab/village/prompt_sets/rude.jsonl",
-        "trimtab/experiments/recipes/village.yaml",
+        "trimtab/experiments/recipes/toxicity/village.yaml",
         "trimtab/reports/templates/toxicity.html.j2",
     ):
         assert needed in found, f"{needed} is missing"

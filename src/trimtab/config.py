@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from trimtab.errors import UsageError
 from trimtab.files import reading
+
+LIKE = 0.75  # difflib's ratio of a slip to its word; "prompts" and "compat" have 0.62
 
 
 class Config(BaseModel):
@@ -28,10 +30,10 @@ class Config(BaseModel):
         """
         for key in values:
             if key not in cls.model_fields:
-                near = difflib.get_close_matches(str(key), cls.model_fields, n=1)
+                near = nearest(str(key), cls.model_fields)
                 raise UsageError(
                     f"There is no setting {key!r}.",
-                    f"Did you mean {near[0]!r}?" if near
+                    f"Did you mean {near!r}?" if near
                     else "The settings are: " + ", ".join(cls.model_fields) + ".",
                 )  # fmt: skip
         try:
@@ -42,6 +44,11 @@ class Config(BaseModel):
             raise UsageError(
                 f"{where} cannot be {first['input']!r}: {first['msg']}.", "Change that setting."
             ) from error
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that this one is a slip of; None if it is like none of them."""
+    return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=LIKE)), None)
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:

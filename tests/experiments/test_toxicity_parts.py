@@ -8,7 +8,7 @@ import pytest
 from trimtab.config import overrides
 from trimtab.data import Prompt
 from trimtab.errors import RunError, UsageError
-from trimtab.experiments.config import read_recipe, recipe_names
+from trimtab.experiments.config import read_recipe, recipes
 from trimtab.experiments.grid import UNSTEERED, Cell, Draws, Scored, _units
 from trimtab.experiments.toxicity import findings, numbers
 from trimtab.experiments.toxicity.bench import analysed_layers, target_layer
@@ -255,13 +255,10 @@ def test_the_village_brings_its_recipe_and_others_the_published_sources():
 
 
 def test_recipes_are_the_published_ones():
-    assert recipe_names() == [
-        "persona-qwen2.5-7b",
-        "phi-4-mini",
-        "qwen3-8b",
-        "village",
-        "village-persona",
-    ]
+    assert recipes() == {
+        "phi-4-mini": "toxicity", "qwen3-8b": "toxicity", "village": "toxicity",
+        "persona-qwen2.5-7b": "persona", "village-persona": "persona",
+    }  # fmt: skip
     phi, qwen = (ToxicityConfig.read(read_recipe(n)) for n in ("phi-4-mini", "qwen3-8b"))
     assert (phi.coefficients, phi.k, phi.temperature, phi.top_p) == ((-1, 0, 1), 20, 0.7, 0.9)
     assert qwen.coefficients == (-1, -0.5, 0, 0.25, 0.5, 1, 1.5, 2)

@@ -190,7 +190,7 @@ def _check(words: list[str]) -> None:
     experiment, given, _ = app.parse_args(words, exit_on_error=False, print_error=False)
     if experiment not in run.EXPERIMENTS:
         raise UsageError("--slurm goes with an experiment.", "Write trimtab run toxicity --slurm.")
-    run.configs(experiment.__name__, *given.args, **given.kwargs)
+    run.configs(experiment.__name__, **{k: v for k, v in given.arguments.items() if k != "runs"})
 
 
 def explain(error: Exception) -> tuple[int, str]:

@@ -11,7 +11,7 @@ def layers(
     model: str | None = None,
     recipe: str | None = None,
     config: Path | None = None,
-    set_: Pairs = None,
+    set: Pairs = None,
     load_existing: Path | None = None,
     challenging_size: int | None = None,
     benign_size: int | None = None,
@@ -28,7 +28,7 @@ def layers(
         Settings that come with the package: phi-4-mini, qwen3-8b or village.
     config
         Settings in a YAML file; they override the recipe's.
-    set_
+    set
         Single settings, such as --set k=10 temperature=0; they override the file's.
     load_existing
         The folder of a toxicity run, whose model, prompts and vectors are used.
@@ -48,7 +48,9 @@ def layers(
     from trimtab.experiments.toxicity.config import ToxicityConfig
     from trimtab.reports import plot
 
-    given = settings(recipe, config, set_ or (), setting) | ({"model": model} if model else {})
+    given = settings(recipe, config, set or (), setting, "toxicity") | (
+        {"model": model} if model else {}
+    )
     if load_existing and given:
         raise UsageError(
             f"An existing run keeps its settings; found {', '.join(given)} beside --load-existing.",

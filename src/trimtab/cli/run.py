@@ -1,7 +1,6 @@
 """`trimtab run`: an experiment, from prompts to report."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,148 +10,102 @@ from cyclopts import Parameter
 if TYPE_CHECKING:
     from trimtab.config import Config
 
-Pairs = Annotated[list[str] | None, Parameter(name="--set", consume_multiple=True)]
+Pairs = Annotated[list[str] | None, Parameter(consume_multiple=(1, None))]
 
 SETTING_ALIASES = {"alpha": "coefficients", "alphas": "coefficients"}
+SUMMARIES = {
+    "toxicity": "Make a vector from the least and most toxic completions, and steer by it.",
+    "persona": "Extract traits as directions, choose layer and coefficient, and steer by them.",
+    "refusal": "Find the direction that mediates refusal, remove it, add it, and measure both.",
+    "finetune": "Fine-tune on trait-inducing data, steered and not, and predict the shift.",
+}
 
 
-@Parameter(name="*")
-@dataclass(frozen=True)
-class Options:
-    """What every experiment takes.
+def _verb(experiment: str) -> Callable[..., None]:
+    """The command of an experiment: all take the same options."""
 
-    Attributes:
-        recipe: Settings that come with the package, by name, such as phi-4-mini or qwen3-8b
-            (toxicity) and persona-qwen2.5-7b.
-        config: Settings in a YAML file; they override the recipe's.
-        set_: Single settings, such as --set seed=1 batch_size=8; they override the file's.
-        runs: Where run folders are made.
-    """
+    # Every parameter is called as its option is: a setting that is given by its own name then
+    # cannot hit one of them by accident.
+    def verb(
+        *,
+        model: list[str] | None = None,
+        recipe: str | None = None,
+        config: Path | None = None,
+        set: Pairs = None,
+        runs: Path = Path("runs"),
+        **setting: str,
+    ) -> None:
+        every = configs(
+            experiment, model=model, recipe=recipe, config=config, set=set, setting=setting
+        )
+        _run(experiment, every, runs)
 
-    recipe: str | None = None
-    config: Path | None = None
-    set_: Pairs = None
-    runs: Path = Path("runs")
-
-    def settings(self, single: Mapping[str, str]) -> dict[str, Any]:
-        """All settings, those given by their own names among them."""
-        return settings(self.recipe, self.config, self.set_ or (), single)
-
-
-DEFAULTS = Options()
-
-
-def toxicity(
-    *, model: list[str] | None = None, options: Options = DEFAULTS, **setting: str
-) -> None:
-    """Make a vector from the least and most toxic completions, and steer by it.
+    verb.__name__ = experiment
+    verb.__doc__ = f"""{SUMMARIES[experiment]}
 
     The same command again continues a run that was stopped.
 
     Parameters
     ----------
     model
-        "village" (the model in the package), a Hugging Face id, or a folder. Given several times,
-        each is run, and one page compares them.
+        "village" (the toy model in the package), a Hugging Face id, or a folder. Given several
+        times, each is run.
+    recipe
+        Settings that come with the package, by name.
+    config
+        Settings in a YAML file; they override the recipe's.
+    set
+        Single settings, such as --set seed=1 batch_size=8; they override the file's.
+    runs
+        Where run folders are made.
     setting
-        Any setting by its own name, such as --coefficients "[-1, 0, 1]"; the same as --set.
+        Any setting by its own name, such as --seed 1; the same as --set seed=1.
     """
-    folders = _run("toxicity", model, options, setting)
-
-    from trimtab.experiments.shards import current
-    from trimtab.reports import write_comparison
-
-    if len(folders) > 1 and not current():
-        page = folders[0].parent / "comparison.html"
-        print(f"comparison: {write_comparison(folders, page)}")
+    return verb
 
 
-def persona(*, model: list[str] | None = None, options: Options = DEFAULTS, **setting: str) -> None:
-    """Extract traits as directions, choose layer and coefficient, and steer by them.
-
-    The same command again continues a run that was stopped.
-
-    Parameters
-    ----------
-    model
-        "village" (the model in the package), a Hugging Face id, or a folder. Given several times,
-        each is run.
-    setting
-        Any setting by its own name, such as --traits "[wicked, gloomy]"; the same as --set.
-    """
-    _run("persona", model, options, setting)
-
-
-def refusal(*, model: list[str] | None = None, options: Options = DEFAULTS, **setting: str) -> None:
-    """Find the direction that mediates refusal, remove it, add it, and measure both.
-
-    The same command again continues a run that was stopped.
-
-    Parameters
-    ----------
-    model
-        "village" (the model in the package), a Hugging Face id, or a folder. Given several times,
-        each is run.
-    setting
-        Any setting by its own name, such as --harmful FILE; the same as --set.
-    """
-    _run("refusal", model, options, setting)
-
-
-def finetune(*, options: Options = DEFAULTS, **setting: str) -> None:
-    """Fine-tune the village on trait-laden data plainly and steered, and foresee the shift.
-
-    The same command again continues a run that was stopped.
-
-    Parameters
-    ----------
-    setting
-        Any setting by its own name, such as --trait optimistic; the same as --set.
-    """
-    _run("finetune", None, options, setting)
-
-
-EXPERIMENTS = (toxicity, persona, refusal, finetune)
+EXPERIMENTS = tuple(map(_verb, SUMMARIES))
 
 
 def configs(
     experiment: str,
     *,
     model: Sequence[str] | None = None,
-    options: Options = DEFAULTS,
-    **setting: str,
+    recipe: str | None = None,
+    config: Path | None = None,
+    set: Sequence[str] | None = None,
+    setting: Mapping[str, str] | None = None,
 ) -> "list[Config]":
-    """The settings of an experiment for each model, read and checked.
+    """The settings of an experiment for each model, read and checked; arguments as its verb's.
 
     Raises:
-        UsageError: A setting is unknown or out of its range.
+        UsageError: A setting is unknown, out of its range, or missing.
     """
-    module = import_module(f"trimtab.experiments.{experiment}.config")
-    config = getattr(module, f"{experiment.capitalize()}Config")
-    base = options.settings(setting)
-    return [config.read({**base, **one}) for one in [{"model": m} for m in model or ()] or [{}]]
+    from trimtab.experiments.config import config_class
+
+    read = config_class(experiment).read
+    given = settings(recipe, config, set or (), setting, experiment)
+    return [read({**given, **one}) for one in [{"model": m} for m in model or ()] or [{}]]
 
 
-def _run(
-    experiment: str, model: Sequence[str] | None, options: Options, setting: Mapping[str, str]
-) -> list[Path]:
-    """Run each model and write its page, or do this shard's share. Returns the run folders."""
-    every = configs(experiment, model=model, options=options, **setting)
-
+def _run(experiment: str, every: "Sequence[Config]", runs: Path) -> None:
+    """Run each model and write its page, or do this shard's share."""
     from trimtab.cli.progress import progress
     from trimtab.experiments.shards import current
-    from trimtab.reports import write_report
+    from trimtab.reports import write_comparison, write_report
 
     run = import_module(f"trimtab.experiments.{experiment}.experiment").run
     folders: list[Path] = []
     for config in every:
         with progress() as tell:
-            folders.append(run(config, options.runs, tell))
+            folders.append(run(config, runs, tell))
         if shard := current():
             print(f"shard {shard}: its share is in {folders[-1]}", flush=True)
         else:
             print(f"report: {write_report(folders[-1])}", flush=True)
-    return folders
+    if experiment == "toxicity" and len(folders) > 1 and not current():
+        page = folders[0].parent / "comparison.html"
+        print(f"comparison: {write_comparison(folders, page)}")
 
 
 def settings(
@@ -160,11 +113,12 @@ def settings(
     config: Path | None = None,
     pairs: Sequence[str] = (),
     single: Mapping[str, str] | None = None,
+    experiment: str | None = None,
 ) -> dict[str, Any]:
     """The recipe's settings, overridden by the file's, overridden by the command line's.
 
     Raises:
-        UsageError: No such recipe or file, or a pair that is not key=value.
+        UsageError: No such recipe (of the experiment) or file, or a pair that is not key=value.
     """
     from trimtab.config import overrides, read_yaml
     from trimtab.experiments.config import read_recipe
@@ -172,7 +126,7 @@ def settings(
     named = [f"{key.replace('-', '_')}={value}" for key, value in (single or {}).items()]
     given = overrides([*pairs, *named])
     return {
-        **(read_recipe(recipe) if recipe else {}),
+        **(read_recipe(recipe, experiment) if recipe else {}),
         **(read_yaml(config) if config else {}),
         **{SETTING_ALIASES.get(key, key): value for key, value in given.items()},
     }

@@ -13,7 +13,7 @@ Log = Callable[[int, int, dict[str, float]], None]
 SECONDS_BETWEEN_LINES = 10.0
 
 
-def train(*, config: Path, set_: Pairs = None) -> None:
+def train(*, config: Path, set: Pairs = None) -> None:
     """Fine-tune a LoRA adapter, steering the model while it learns if the configuration says so.
 
     The same command again goes on from the last checkpoint. On several GPUs:
@@ -23,13 +23,13 @@ def train(*, config: Path, set_: Pairs = None) -> None:
     ----------
     config
         A JSON or YAML file; Persona Vectors' published files work unchanged.
-    set_
+    set
         Single settings, such as --set learning_rate=1e-4 seed=1; they override the file's.
     """
     from trimtab.config import overrides
     from trimtab.training.config import read_config, read_file
 
-    settings = read_config({**read_file(config), **overrides(set_ or ())})
+    settings = read_config({**read_file(config), **overrides(set or ())})
 
     from trimtab.training.sft import train as fine_tune
 
