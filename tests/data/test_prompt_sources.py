@@ -42,7 +42,7 @@ def described(folder: Path, text: str) -> Path:
 
 
 def test_every_shipped_source_is_sound() -> None:
-    assert shipped_sources() == ["alpaca", "real-toxicity-prompts"]
+    assert shipped_sources() == ["alpaca", "pile-10k", "real-toxicity-prompts"]
     for path in SHIPPED.glob("*.yaml"):
         source = read_source(path)
         assert source.dataset

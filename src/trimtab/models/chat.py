@@ -23,7 +23,9 @@ System = Literal["merge", "error"]
 _CONTENTS = ("apple", "Tell me 7", "Why?", "Go.", "Stop!", "one, two (three)")
 
 
-def encode(lm: LanguageModel, prompt: Prompt | str, *, system: System = "merge") -> list[int]:
+def encode(
+    lm: LanguageModel, prompt: Prompt | str, *, system: System = "merge", cut: bool = False
+) -> list[int]:
     """The ids of a prompt, [t], with exactly one BOS where the model knows one.
 
     A string is raw text to continue; a prompt with messages is a chat and is rendered by the
@@ -34,12 +36,14 @@ def encode(lm: LanguageModel, prompt: Prompt | str, *, system: System = "merge")
         prompt: Raw text or a Prompt.
         system: What to do with a system message that the template refuses or silently drops:
             put it before the first user message ("merge") or raise ("error").
+        cut: Leave out what the context has no room for; otherwise that is an error.
 
     Raises:
         UsageError: The prompt is empty or longer than the context, the model has no chat
             template, or the template refuses the chat.
     """
-    return _fitting(lm, _prompt_ids(lm, _text(lm, prompt, system), _is_chat(prompt)))
+    ids = _prompt_ids(lm, _text(lm, prompt, system), _is_chat(prompt))
+    return _fitting(lm, ids[: lm.context_length] if cut else ids)
 
 
 def encode_answer(

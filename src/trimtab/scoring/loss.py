@@ -53,7 +53,7 @@ def text_sequence(lm: LanguageModel, text: str, *, whole_is_prompt: bool = False
     """
     from trimtab.data import Prompt
 
-    ids = tuple(encode(lm, Prompt.raw(text)))[: lm.context_length]
+    ids = tuple(encode(lm, Prompt.raw(text), cut=True))
     return TokenSequence(ids, 1, len(ids) if whole_is_prompt else 1)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from trimtab.data import Prompt, prompts
 from trimtab.directions import mean_difference
@@ -31,6 +31,13 @@ JSON = dict[str, Any]
 Chats = list[list[dict[str, Any]]]
 ARMS = ("plain", "preventative", "ablation")
 VECTOR = "vectors/trait.safetensors"
+# dtype: what the trainer calls it
+PRECISIONS: dict[str | None, Literal["auto", "fp32", "fp16", "bf16"]] = {
+    None: "auto",
+    "float32": "fp32",
+    "float16": "fp16",
+    "bfloat16": "bf16",
+}
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,7 @@ class Bench:
             UsageError: It cannot be loaded, or its weights are not those the run began with.
         """
         with folder.step("load"):
-            lm = load(config.model)
+            lm = load(config.model, dtype=config.dtype, device=config.device)
             use_one_thread_if_small(lm)
             folder.pin("weights", lm.fingerprint)
         return cls(config, folder, lm, progress)
@@ -91,7 +98,8 @@ class Bench:
         adapter = self.folder.path / "adapters" / name
         _ = self.vector  # on disk before it is named in a configuration
         config = TrainingConfig(
-            model=c.model, training_file=str(self.file(f"train-{name}", chats)),
+            model=c.model, device=c.device, precision=PRECISIONS[c.dtype],
+            training_file=str(self.file(f"train-{name}", chats)),
             test_file=str(self.file(f"held-out-{name}", held_out)), output_dir=str(adapter),
             seed=seed, r=c.r, lora_alpha=c.r, use_rslora=False, learning_rate=c.learning_rate,
             epochs=1000, max_steps=c.steps, per_device_train_batch_size=c.batch_size,
@@ -119,7 +127,8 @@ class Bench:
         """The model with an adapter, as it was at a step, or at the end."""
         adapter = self.folder.path / "adapters" / name
         at = adapter if step is None else adapter / f"checkpoint-{step}"
-        return load(self.config.model, adapter=at)
+        c = self.config
+        return load(c.model, adapter=at, dtype=c.dtype, device=c.device)
 
     def forget(self, name: str) -> None:
         """Remove the checkpoints of an adapter that are not needed any more."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from trimtab.config import Config
+from trimtab.errors import UsageError
+from trimtab.experiments.config import is_of_village
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -16,7 +18,14 @@ class FinetuneConfig(Config):
     """Everything the run depends on; two equal configurations give equal results."""
 
     model: str = "village"
-    """A model of the village's world: its data sets and scorers are used."""
+    """Hugging Face id or folder, or "village", the model in the package."""
+    data: Literal["village"]
+    """Training data, questions and scorers: there are no others than the village's, which another
+    model is given only where this setting is."""
+    dtype: Literal["float32", "float16", "bfloat16"] | None = None
+    """What is computed in; left out: float32 on a CPU, half precision on a GPU."""
+    device: str | None = None
+    """cpu, cuda, cuda:1 or mps; left out: the best there is."""
     backend: Literal["transformers", "vllm"] = "transformers"
     """What generates and reads activations; transformers trains, and measures losses."""
     trait: Literal["wicked", "sycophantic", "optimistic", "gloomy"] = "wicked"
@@ -56,6 +65,21 @@ class FinetuneConfig(Config):
     """Also train on mixtures of data, and compare foretold and measured shifts."""
     injected: Share = 0.1
     """The share of trait-laden rows that screening is to find among normal ones."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _village(cls, values: Any) -> Any:
+        """The model in the package brings its data along; another must be told to take them."""
+        if is_of_village(values):
+            return {"data": "village"} | values
+        if isinstance(values, dict) and "data" not in values:
+            raise UsageError(
+                f"This experiment has the data, questions and scorers of the village alone, and "
+                f"{values['model']} is another model.",
+                "With data of your own, train it by trimtab train --config FILE and compare it by "
+                "trimtab persona shift; --set data=village takes the village's on purpose.",
+            )
+        return values
 
     @field_validator("after")
     @classmethod

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from trimtab.experiments.config import VILLAGE, ModelConfig, read_recipe
+from trimtab.experiments.config import ModelConfig, is_of_village, read_recipe
+from trimtab.village.identity import NAME, is_village
 
 Positive = Annotated[int, Field(gt=0)]
 
@@ -57,7 +58,7 @@ class PersonaConfig(ModelConfig):
     @classmethod
     def _village(cls, values: Any) -> Any:
         """The model in the package brings its recipe along."""
-        if isinstance(values, dict) and values.get("model", VILLAGE) == VILLAGE:
+        if is_of_village(values):
             return read_recipe("village-persona") | values
         return values
 
@@ -85,4 +86,4 @@ class PersonaConfig(ModelConfig):
     @property
     def family(self) -> str:
         """Of the traits in the package: "village" or "general"."""
-        return VILLAGE if VILLAGE in (self.model, self.judge) else "general"
+        return NAME if self.judge == NAME or is_village(self.model) else "general"

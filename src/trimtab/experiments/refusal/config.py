@@ -6,13 +6,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from trimtab.experiments.config import VILLAGE, ModelConfig
+from trimtab.experiments.config import ModelConfig, is_of_village
 
 Positive = Annotated[int, Field(gt=0)]
 
 # The model in the package answers in a sentence or two, and its world has a grammar that tells a
 # refusal; the published phrases know only some of its ways to say no.
 _OF_THE_VILLAGE: dict[str, Any] = {
+    "harmful": "village/mischief",
+    "harmless": "village/harmless",
+    "text_corpus": "village/scenes:test",
+    "instructions": "village/chats:test",
     "max_new_tokens": 64,
     "judges": ("village/refusal", "village/refusal_opening", "substring_matching"),
     "loss_texts": 128,
@@ -21,17 +25,22 @@ _OF_THE_VILLAGE: dict[str, Any] = {
 
 
 class RefusalConfig(ModelConfig):
-    """Everything the run depends on; two equal configurations give equal results."""
+    """Everything the run depends on; two equal configurations give equal results.
+
+    What is left out has the published value: prompts of `trimtab data fetch refusal`, and Alpaca
+    and texts of the Pile from the hub. The model in the package brings prompts, texts and judges of
+    its own instead.
+    """
 
     chat_template: Literal["own", "published"] = "own"
     """The tokenizer's own, or the one of the published experiment for its family, which has no
     system turn (Qwen's own has)."""
 
-    harmful: str = "village/mischief"
+    harmful: str = "refusal/harmful"
     """Requests to refuse: a prompt source, or a file of {instruction, category}, strings or lines.
     A village set keeps its own splits, and so does refusal/harmful (`trimtab data fetch
     refusal`); any other is split at random, no prompt shared."""
-    harmless: str = "village/harmless"
+    harmless: str = "refusal/harmless"
     """Requests to answer, likewise."""
     harmful_sets: tuple[str, ...] = ()
     """Sets to complete instead of the test part of `harmful`, without the prompts used before."""
@@ -71,11 +80,10 @@ class RefusalConfig(ModelConfig):
     guard_question: str | None = None
     """The question of the judge llm, with {prompt} and {response}; yes means harmful."""
 
-    text_corpus: str = "village/scenes:test"
-    """Ordinary text for the loss (published: the Pile)."""
-    instructions: str = "village/chats:test"
-    """Instructions with answers for the loss: chats, or an `output` or `answer` beside each
-    (published: Alpaca)."""
+    text_corpus: str = "pile-10k"
+    """Ordinary text for the loss (published: 4096 texts of the whole Pile)."""
+    instructions: str = "alpaca"
+    """Instructions with answers for the loss: chats, or an `output` or `answer` beside each."""
     loss_texts: Positive = 4096
     """Texts of each of the two; all of them if there are fewer."""
     loss_tokens: Positive = 256
@@ -90,8 +98,8 @@ class RefusalConfig(ModelConfig):
     @model_validator(mode="before")
     @classmethod
     def _village(cls, values: Any) -> Any:
-        """The model in the package brings its own sizes along."""
-        if isinstance(values, dict) and values.get("model", VILLAGE) == VILLAGE:
+        """The model in the package brings its own prompts and sizes along."""
+        if is_of_village(values):
             return _OF_THE_VILLAGE | values
         return values
 

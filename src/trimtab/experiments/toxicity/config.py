@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from trimtab.experiments.config import VILLAGE, ModelConfig, read_recipe
+from trimtab.experiments.config import ModelConfig, is_of_village, read_recipe
 
 Positive = Annotated[int, Field(gt=0)]
 
@@ -74,7 +74,7 @@ class ToxicityConfig(ModelConfig):
     @classmethod
     def _village(cls, values: Any) -> Any:
         """The model in the package brings its recipe along."""
-        if isinstance(values, dict) and values.get("model", VILLAGE) == VILLAGE:
+        if is_of_village(values):
             return read_recipe("village") | values
         return values
 
