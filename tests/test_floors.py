@@ -5,7 +5,7 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parents[1] / "src" / "trimtab"
 FLOORS = (
-    ("errors", "files", "config"),
+    ("errors", "files", "config", "origin"),
     ("data", "vectors", "village"),
     ("models",),
     ("activations",),

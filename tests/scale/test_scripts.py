@@ -55,9 +55,9 @@ def mean(rows: list[dict[str, str]], column: str) -> float:
 
 
 def test_the_four_scripts_one_after_the_other(tmp_path: Path) -> None:
-    def run(name: str, **settings: str) -> None:
+    def run(name: str, status: int = 0, **settings: str) -> None:
         for words in commands(name, tmp_path, TOKENS="24", **settings):
-            assert main(words) == 0, words
+            assert main(words) == status, words
 
     run("generate_vec.sh")
     pos, neg = (table(tmp_path / f"wicked_{side}.csv") for side in ("pos", "neg"))
@@ -78,6 +78,9 @@ def test_the_four_scripts_one_after_the_other(tmp_path: Path) -> None:
     steered = table(tmp_path / "wicked_steered.csv")
     assert [row["question"] for row in steered] == [row["question"] for row in plain]
     assert mean(steered, "wicked") > mean(plain, "wicked") + 20
+
+    run("eval_steering.sh", 2, COEFFICIENT="-3")  # not the old scores once more
+    assert table(tmp_path / "wicked_steered.csv") == steered
 
     column = "village_wicked_response_avg_diff_proj_layer5"
     run("cal_projection.sh")

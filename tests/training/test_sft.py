@@ -203,6 +203,28 @@ def test_a_resumed_training_ends_with_the_same_adapter(place: Path) -> None:
         train(settings(place, "resumed", **changes))
 
 
+def test_a_training_of_other_contents_is_not_taken_for_this_one(place: Path) -> None:
+    """The settings name files; what is in them may have changed."""
+    for name in ("chats.jsonl", "v.safetensors"):
+        shutil.copy(place / name, place / f"changing-{name}")
+    config = settings(
+        place, "changed", max_steps=1, training_file=str(place / "changing-chats.jsonl"),
+        **steering(place, steering_vector_path=str(place / "changing-v.safetensors")),
+    )  # fmt: skip
+    made = train(config)
+    before = adapter(made.folder)
+    chats = (place / "changing-chats.jsonl").read_text()
+    (place / "changing-chats.jsonl").write_text(chats.replace("and no more", "or more"))
+    with pytest.raises(UsageError, match="other contents of the same files: training data"):
+        train(config)
+    (place / "changing-chats.jsonl").write_text(chats)
+    assert train(config) == made
+    (-SteeringVector.load(place / "v.safetensors")).save(place / "changing-v.safetensors")
+    with pytest.raises(UsageError, match="other contents of the same files: vectors"):
+        train(config)
+    assert all(torch.equal(value, before[k]) for k, value in adapter(made.folder).items())
+
+
 def test_bfloat16_trains(place: Path) -> None:
     made = train(settings(place, "bf16", max_steps=1, precision="bf16", **steering(place)))
     assert made.loss > 0

@@ -40,7 +40,9 @@ def evaluate(
 ) -> None:
     """Answers to a trait's questions, steered or not, with their scores, as a CSV table.
 
-    A table that is already there is not made again; its missing scores are judged again.
+    A table that is already there is not made again: its missing scores are judged again, or all of
+    them by another judge. If it was made otherwise (another model, coefficient, seed ...), that is
+    an error.
 
     Parameters
     ----------

@@ -23,6 +23,7 @@ from trimtab.errors import RunError, UsageError
 from trimtab.files import write_atomic
 from trimtab.interventions import Add, Clamp, steer
 from trimtab.models import LanguageModel
+from trimtab.origin import Origin, differences, digest, read_origin, write_origin
 from trimtab.training.config import SteeringConfig, TrainingConfig, checked
 from trimtab.training.data import Example, examples, hold_out, prompt_of, read_chats
 from trimtab.training.setup import arguments, load_model, with_lora
@@ -31,7 +32,7 @@ from trimtab.vectors import load_vector
 
 Log = Callable[[int, int, dict[str, float]], None]  # step, steps in all, what was measured
 Steered = tuple[Add | Clamp, ...]
-SETTINGS = "training_config.json"
+SETTINGS, ORIGIN = "training_config.json", "training_origin.json"
 
 
 @dataclass(frozen=True)
@@ -76,17 +77,20 @@ def train(
     config = checked(config)
     _require_trl()
     folder = Path(config.output_dir)
-    if (made := _finished(folder, config)) is not None:
-        return made
+    _check_settings(folder, config)  # before anything is loaded
     lm = load_model(config)
     steered = interventions(lm, config.steering if config.enable_steering_during_training else ())
     training, held_out, prompts = _data(lm, config)
+    origin = _origin(lm, config, training, held_out, prompts)
+    if (made := _finished(folder, config, origin)) is not None:
+        return made
     set_seed(config.seed)
     tuned = LanguageModel(with_lora(lm.model, config), lm.tokenizer, lm.name)
     options = arguments(config, lm, bool(held_out))
     if options.process_index == 0:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / SETTINGS, _settings(config))
+        write_origin(folder / ORIGIN, origin)
     watch = Watch(tuned, config.watch, prompts, on_log if options.process_index == 0 else None)
     trainer = _trainer_class()(
         tuned, steered, model=tuned.model, args=options, processing_class=lm.tokenizer,
@@ -216,23 +220,65 @@ def _settings(config: TrainingConfig) -> str:
     return json.dumps(config.model_dump(mode="json"), indent=1, sort_keys=True) + "\n"
 
 
-def _finished(folder: Path, config: TrainingConfig) -> Training | None:
+def _origin(
+    lm: LanguageModel,
+    config: TrainingConfig,
+    training: Sequence[Example],
+    held_out: Sequence[Example],
+    prompts: Sequence[Any],
+) -> dict[str, Any]:
+    """What the settings name and do not hold: the contents of the files, and the model."""
+    steering = config.steering if config.enable_steering_during_training else ()
+    used = [one.steering_vector_path for one in steering]
+    used += config.watch.vectors.values() if config.watch else ()
+    return {
+        "model": lm.fingerprint,
+        "training data": digest([(row.ids, row.labels) for row in training]),
+        "held-out data": digest([[(row.ids, row.labels) for row in held_out], prompts]),
+        "vectors": digest(
+            [digest(load_vector(path, lm).values.numpy().tobytes()) for path in used]
+        ),
+    }
+
+
+def _begun_with(folder: Path, config: TrainingConfig) -> bool:
+    known = folder / SETTINGS
+    return known.exists() and known.read_text("utf-8") == _settings(config)
+
+
+def _check_settings(folder: Path, config: TrainingConfig) -> None:
+    """Refuse to go on from a checkpoint of a training with other settings."""
+    if (
+        (folder / SETTINGS).exists()
+        and not _begun_with(folder, config)
+        and _last_checkpoint(folder)
+    ):
+        raise UsageError(
+            f"{folder} has a checkpoint of a training with other settings.",
+            "Choose another output_dir, or move that one away.",
+        )
+
+
+def _finished(folder: Path, config: TrainingConfig, origin: Origin) -> Training | None:
     """What an earlier call with these settings left when it came to its end.
 
     Raises:
-        UsageError: The folder was begun with other settings.
+        UsageError: The folder was begun with other data, vectors or weights.
     """
-    known, left = folder / SETTINGS, folder / "training.json"
-    if not known.exists():
+    left = folder / "training.json"
+    done = left.exists() and (folder / "adapter_model.safetensors").exists()
+    if not _begun_with(folder, config) or not (done or _last_checkpoint(folder)):
         return None
-    if known.read_text("utf-8") != _settings(config):
-        if _last_checkpoint(folder):
-            raise UsageError(
-                f"{folder} has a checkpoint of a training with other settings.",
-                "Choose another output_dir, or move that one away.",
-            )
-        return None
-    if not left.exists() or not (folder / "adapter_model.safetensors").exists():
+    known = read_origin(folder / ORIGIN)
+    different = "" if known is None else differences(known, origin)
+    if known is None or different:
+        raise UsageError(
+            f"{folder} was begun with other contents of the same files: {different}."
+            if different
+            else f"Nothing says what the training in {folder} was begun with: {ORIGIN} is missing.",
+            "Choose another output_dir, or move that one away.",
+        )
+    if not done:
         return None
     values = json.loads(left.read_text("utf-8"))
     return Training(**{**values, "folder": folder, "curve": tuple(values["curve"])})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,20 +18,26 @@ from trimtab.experiments.persona.bench import Answers
 from trimtab.experiments.persona.config import PersonaConfig
 from trimtab.experiments.persona.experiment import layers as layers_of
 from trimtab.experiments.persona.rollouts import (
+    COLUMNS,
+    MISSING,
+    Asked,
     Side,
     asked,
     judged,
     read_table,
     table,
-    write_table,
+    table_text,
 )
 from trimtab.experiments.persona.traits import Trait, Version, read_trait
-from trimtab.generation import generate
+from trimtab.files import write_atomic
+from trimtab.generation import Completion, generate
 from trimtab.generation.backends import model_of
 from trimtab.interventions import Add
-from trimtab.models import load
+from trimtab.models import LanguageModel, load
+from trimtab.models.template import render
 from trimtab.models.threads import use_one_thread_if_small
-from trimtab.scoring.judge import COHERENCE
+from trimtab.origin import Origin, differences, digest, read_origin, write_origin
+from trimtab.scoring.judge import COHERENCE, Judge
 from trimtab.scoring.judge.opening import open_judge
 from trimtab.vectors import load_vector
 
@@ -71,8 +78,12 @@ class Evaluation:
 def evaluate(e: Evaluation, say: Say) -> pd.DataFrame:
     """Make the table, or go on with it: answers are kept as soon as they are there, then scores.
 
+    Beside the table, `.origin.json` says what its answers and its scores were made of. A table of
+    the same origin is not made again; its answers scored by another judge are scored anew.
+
     Raises:
-        UsageError: A vector without a layer, no such trait, model or judge.
+        UsageError: A vector without a layer, no such trait, model or judge; or a table that is
+            there was made otherwise.
     """
     if (e.vector is None) != (e.layer is None):
         raise UsageError("A vector needs a layer, and a layer a vector.", "Give both or neither.")
@@ -81,19 +92,30 @@ def evaluate(e: Evaluation, say: Say) -> pd.DataFrame:
     trait = read_trait(e.trait, e.version, e.trait_folder, family=_family(e.model))
     cache = e.judge_cache or e.out.with_suffix(".judge.sqlite")
     judge = open_judge(e.judge, base_url=e.judge_url, cache=cache, estimate_only=e.dry_run)
+    lm = load(latest_checkpoint(e.model), adapter=e.adapter)
+    use_one_thread_if_small(lm)
+    questions = asked(trait, e.side, e.assistant_name)
+    origin, path = _origin(e, lm, questions), e.out.with_suffix(".origin.json")
+    scoring = _scoring(trait, judge)
     if e.out.exists() and not e.overwrite:
-        # A table from --dry-run has no scores yet.
-        scored = trait.name in read_table(e.out)
-        rows = read_table(e.out, trait.name if scored else None)
+        rows, by = _reused(e.out, path, trait, origin)
+        if by != scoring and trait.name in rows and not e.dry_run:
+            rows = rows.drop(columns=[trait.name, COHERENCE.name, MISSING], errors="ignore")
+            say(f"scored anew: {differences(by or {}, scoring)}")
     else:
-        rows = _answers(e, trait)
-        write_table(rows, e.out)
+        rows, by = table(lm, questions, _answers(e, lm, questions)), None
+        write_origin(path, origin | {"answers": _digest(rows), "scores": None})
+        write_atomic(e.out, table_text(rows))
     if e.dry_run:
-        questions, answers = ([str(x) for x in rows[c]] for c in ("question", "answer"))
-        say(f"judging: {judge.estimate([trait.metric, COHERENCE], questions, answers).describe()}")
+        asking, answers = ([str(x) for x in rows[c]] for c in ("question", "answer"))
+        say(f"judging: {judge.estimate([trait.metric, COHERENCE], asking, answers).describe()}")
         return rows
     rows = judged(rows, trait, judge)
-    write_table(rows, e.out)
+    kept = origin | {"answers": _digest(rows)}
+    if by != scoring:  # until they are there, it is not known whose the scores are
+        write_origin(path, kept | {"scores": None})
+    write_atomic(e.out, table_text(rows))
+    write_origin(path, kept | {"scores": scoring})
     for name in (trait.name, COHERENCE.name):
         found = rows[name].dropna()
         say(f"{name}: {found.mean():.2f} ± {found.std():.2f} ({len(found)} of {len(rows)} scored)")
@@ -101,27 +123,81 @@ def evaluate(e: Evaluation, say: Say) -> pd.DataFrame:
     return rows
 
 
-def _answers(e: Evaluation, trait: Trait) -> pd.DataFrame:
-    lm = load(latest_checkpoint(e.model), adapter=e.adapter)
-    use_one_thread_if_small(lm)
-    questions = asked(trait, e.side, e.assistant_name)
+def _origin(e: Evaluation, lm: LanguageModel, questions: Sequence[Asked]) -> dict[str, Any]:
+    """All that the answers depend on, by the names of the options."""
+    chats = [(q.id, render(lm.tokenizer, q.prompt.messages)) for q in questions]
+    vector = e.vector and digest(load_vector(e.vector).values.numpy().tobytes())
+    return {
+        "model": lm.fingerprint, "dtype": str(lm.dtype), "backend": e.backend,
+        "trait": e.trait, "version": e.version, "instruction": e.side,
+        "assistant_name": e.assistant_name, "questions": digest(chats),
+        "vector": vector, "layer": e.layer, "coefficient": e.coefficient,
+        "positions": e.positions,
+        "n_per_question": e.samples, "max_new_tokens": e.max_new_tokens,
+        "temperature": _temperature(e), "seed": e.seed,
+    }  # fmt: skip
+
+
+def _scoring(trait: Trait, judge: Judge) -> dict[str, Any]:
+    """All that the scores of given answers depend on."""
+    return {
+        "judge": judge.source,
+        "eval_prompt": digest(trait.metric.template),
+        "coherence": digest(COHERENCE.template),
+    }
+
+
+def _reused(
+    out: Path, path: Path, trait: Trait, origin: Origin
+) -> tuple[pd.DataFrame, dict[str, Any] | None]:
+    """The table that is there, and what its scores were made of."""
+    remedy = "Choose another --out, or give --overwrite to make it again."
+    known = read_origin(path)
+    if known is None:
+        raise UsageError(
+            f"{out} is there already, and nothing says how it was made: {path.name} is missing.",
+            remedy,
+        )
+    answers, by = known.pop("answers", None), known.pop("scores", None)
+    if different := differences(known, origin):
+        raise UsageError(f"{out} was made otherwise: {different}.", remedy)
+    rows = read_table(out)
+    if trait.name in rows:
+        rows = read_table(out, trait.name)
+    if _digest(rows) != answers:
+        raise UsageError(f"{out} has other answers than were made.", remedy)
+    return rows, by
+
+
+def _digest(rows: pd.DataFrame) -> str:
+    """Of the answers, as they are read back from the file."""
+    columns = [name for name in COLUMNS if name in rows]
+    text = io.StringIO(table_text(rows))
+    again = pd.read_csv(text, usecols=columns, dtype=str, keep_default_na=False)
+    return digest(again[columns].to_numpy().tolist())
+
+
+def _temperature(e: Evaluation) -> float:
+    cold = e.samples == 1 if e.temperature is None else e.temperature == 0
+    return 0.0 if cold else (e.temperature or 1.0)
+
+
+def _answers(e: Evaluation, lm: LanguageModel, questions: Sequence[Asked]) -> list[Completion]:
     add = None
     if e.vector is not None and e.layer is not None:
         vector = load_vector(e.vector)
         vector.check(lm, e.layer, allow_other_model=e.allow_other_model)
         add = Add(vector[e.layer], e.layer, e.coefficient, positions=e.positions)
-    cold = e.samples == 1 if e.temperature is None else e.temperature == 0
-    made = generate(
+    return generate(
         model_of(e.backend, lm),
         [question.prompt for question in questions],
         steering=add,
         max_new_tokens=e.max_new_tokens,
-        temperature=0.0 if cold else (e.temperature or 1.0),
+        temperature=_temperature(e),
         samples=e.samples,
         seed=e.seed,
         backend=e.backend,
     )
-    return table(lm, questions, made)
 
 
 def sweep(

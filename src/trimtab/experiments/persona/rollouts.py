@@ -116,10 +116,14 @@ def judged(
 
 def write_table(rows: pd.DataFrame, path: str | Path) -> None:
     """The table as CSV, whole or not at all."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, table_text(rows))
+
+
+def table_text(rows: pd.DataFrame) -> str:
+    """The table as CSV."""
     text = io.StringIO()
     rows.to_csv(text, index=False, quoting=csv.QUOTE_MINIMAL)
-    write_atomic(path, text.getvalue())
+    return text.getvalue()
 
 
 def read_table(path: str | Path, trait: str | None = None) -> pd.DataFrame:

@@ -41,6 +41,11 @@ class EndpointJudge:
         self._sampled: str | None = None
 
     @property
+    def source(self) -> str:
+        """The model and the endpoint's address."""
+        return f"{self.name} at {self._client.base_url}"
+
+    @property
     def usage(self) -> Usage:
         """What `rate` has used so far."""
         client = self._client

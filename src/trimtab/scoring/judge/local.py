@@ -61,6 +61,11 @@ class LocalJudge:
     def __init__(self, lm: LanguageModel) -> None:
         self.name, self._lm = lm.name, lm
 
+    @property
+    def source(self) -> str:
+        """The model and its fingerprint."""
+        return f"{self.name} {self._lm.fingerprint}"
+
     def estimate(
         self, metrics: Sequence[Metric], questions: Sequence[str], answers: Sequence[str]
     ) -> Estimate:

@@ -59,6 +59,11 @@ class Judge(Protocol):
     def name(self) -> str: ...
 
     @property
+    def source(self) -> str:
+        """What its judgements come from; two judges of one source give the same."""
+        ...
+
+    @property
     def usage(self) -> Usage:
         """What `rate` has used so far, over all calls."""
         ...

@@ -20,7 +20,7 @@ class VillageJudge:
     the village's prompt sets also asks for the word that the question asks for.
     """
 
-    name = "village"
+    name = source = "village"
     usage = Usage()
 
     def estimate(
