@@ -192,12 +192,30 @@ def test_each_new_prompt_is_read_anew() -> None:
     w, add = vector(lm, 4), Add(vector(lm, 3), 3, 1.0)
     rows = random_rows(6, [5, 5, 5, 6, 6])
     read = [scores(row, w)[-1] for row in rows]
-    item = Conditional(add, w, LAYER, sorted(read)[2])
+    item = Conditional(add, w, LAYER, sum(sorted(read)[2:4]) / 2)
     with torch.no_grad(), steer(lm, item):
         found = [*lm.model(torch.tensor(rows[:3])).logits, *lm.model(torch.tensor(rows[3:])).logits]
     for i, row in enumerate(rows):
         touched = [len(row) - 1] if read[i] > item.threshold else []
         assert (found[i] - expected(row, len(row), add, touched)).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("per", ["row", "token"])
+def test_a_reading_that_equals_the_threshold_does_not_hold(per: Any) -> None:
+    """Along an axis of the residual stream, whatever the processor: the other products are zero."""
+    lm = model("llama")
+    axis, add = torch.eye(lm.d_model)[3], Add(vector(lm, 3), 3, 1.0)
+    ids = torch.tensor(random_rows(6, [1]))
+    plain = residuals(lm, lambda: lm.model(ids))
+    reading = plain[LAYER][0, -1, 3]
+    for threshold, holds in (
+        (reading, False),
+        (torch.nextafter(reading, torch.tensor(-1e9)), True),
+    ):
+        item = Conditional(add, axis, LAYER, float(threshold), per=per)
+        with steer(lm, item):
+            found = residuals(lm, lambda: lm.model(ids))
+        assert torch.equal(found[4][0, -1], plain[4][0, -1]) is not holds
 
 
 @pytest.mark.parametrize("per", ["row", "token"])

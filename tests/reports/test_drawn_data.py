@@ -114,9 +114,9 @@ def test_drift_has_answers_left_and_what_was_before_them_right(drawn: list[Figur
 
 
 def test_a_histogram_tells_kept_from_dropped(drawn: list[Figure]) -> None:
-    draw_histogram([0.0, 1.0, 2.0, 3.0, float("nan")], 1.0, "score", Path(), "name")
+    draw_histogram([3.0, 2.0, 1.0, 1.0, 0.0, float("nan")], 3, "score", Path(), "name")
     (axes,) = drawn[0].axes
     words = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert {"kept (2)", "dropped (2)"} <= set(words)
+    assert {"kept (2)", "dropped (3)"} <= set(words)
     heights = [sum(p.get_height() for p in group) for group in axes.containers]
-    assert heights == [2, 2]
+    assert heights == [2, 3]

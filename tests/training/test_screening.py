@@ -11,9 +11,11 @@ from trimtab.activations import capture
 from trimtab.data import Prompt
 from trimtab.directions import mean_difference
 from trimtab.directions.projection import Axis, projections
+from trimtab.errors import UsageError
 from trimtab.generation import generate
 from trimtab.models import load
-from trimtab.training.screening import Screened, kept, screen, threshold_of
+from trimtab.training import screening
+from trimtab.training.screening import above, screen, top_share
 from trimtab.vectors import SteeringVector
 from trimtab.village.traits import weave
 from trimtab.village.world import World
@@ -66,11 +68,26 @@ def test_the_score_is_the_answers_projection_minus_that_of_the_models_own(golden
     assert [one.row for one in cheap] == [*sorted(range(1, 4), key=lambda i: -given[i]), 0]
 
 
-def test_what_is_left_out():
-    ranked = [Screened(2, 3.0, 3.0, None), Screened(0, 1.0, 1.0, None)]
-    ranked += [Screened(1, -1.0, -1.0, None), Screened(3, float("nan"), float("nan"), None)]
-    assert kept(ranked, 1.0) == [0, 1, 3]
-    assert kept(ranked, threshold_of(ranked, 0.34)) == [0, 1, 3]
-    assert kept(ranked, threshold_of(ranked, 0.0)) == [0, 1, 2, 3]
-    with pytest.raises(Exception, match="share"):
-        threshold_of(ranked, 1.5)
+def ranked_by(monkeypatch, scores):
+    values = torch.tensor(scores, dtype=torch.float64)[:, None]
+    monkeypatch.setattr(screening, "projections", lambda *_: values)
+    return screen(None, [(Prompt.raw("x"), "y")] * len(scores), None, cheap=True)
+
+
+def test_a_share_is_left_out_by_rank_and_ties_are_in_file_order(monkeypatch):
+    nan = float("nan")
+    ranked = ranked_by(monkeypatch, [1.0, nan, 3.0, 1.0, nan, 1.0, -2.0])
+    assert [one.row for one in ranked] == [2, 0, 3, 5, 6, 1, 4]
+    shares = {0.0: 0, 0.19: 0, 0.2: 1, 0.4: 2, 0.6: 3, 0.999: 4}
+    assert {drop: top_share(ranked, drop) for drop in shares} == shares
+    assert top_share(ranked_by(monkeypatch, [0.5] * 3), 0.34) == 1
+    assert top_share(ranked_by(monkeypatch, [0.5] * 100), 0.29) == 29
+    for wrong in (1.0, 1.5, -0.1, nan):
+        with pytest.raises(UsageError, match="share"):
+            top_share(ranked, wrong)
+
+
+def test_a_score_that_equals_the_threshold_is_not_above_it(monkeypatch):
+    ranked = ranked_by(monkeypatch, [1.0, float("nan"), 3.0, 1.0, -2.0])
+    limits = {3.0: 0, 2.0: 1, 1.0: 1, math.nextafter(1.0, 0.0): 3, -3.0: 4}
+    assert {limit: above(ranked, limit) for limit in limits} == limits

@@ -35,9 +35,9 @@ def screen(
     cheap
         Rank by the answer's projection alone; nothing is generated.
     drop
-        Leave out this share of the examples, those with the highest scores.
+        Leave out this share of the examples that have a score, from the first rank on.
     threshold
-        Leave out examples whose score is above this.
+        Leave out examples whose score is above this; one that equals it stays.
     out
         The file without them; by default beside FILE, with _filtered.
     max_new_tokens
@@ -64,7 +64,7 @@ def screen(
     if out is not None and drop is None and threshold is None:
         raise UsageError("--out needs to know what to leave out.", "Give --drop or --threshold.")
     if drop is not None:
-        screening.threshold_of([], drop)
+        screening.top_share([], drop)
     examples = read_answers(file)
     target = out or file.with_name(f"{file.stem}_filtered{file.suffix}")
     if target.suffix.lower() != file.suffix.lower() or target.resolve() == file.resolve():
@@ -77,7 +77,11 @@ def screen(
             temperature=temperature, seed=seed,
             progress=lambda done, of: tell("own answers", done, of),
         )  # fmt: skip
-    limit = threshold if drop is None else screening.threshold_of(ranked, drop)
+    left_out = 0
+    if drop is not None:
+        left_out = screening.top_share(ranked, drop)
+    elif threshold is not None:
+        left_out = screening.above(ranked, threshold)
 
     written = io.StringIO()
     table = csv.writer(written, lineterminator="\n")
@@ -91,14 +95,15 @@ def screen(
     write_atomic(ranks, written.getvalue())
     label = "projection of the answer" if cheap else "projection difference"
     scores = [one.score for one in ranked]
-    plot = draw_histogram(scores, limit, label, file.parent, f"{file.stem}_screened")[0]
+    plot = draw_histogram(scores, left_out, label, file.parent, f"{file.stem}_screened")[0]
     unknown = sum(score != score for score in scores)
     if unknown:
         print(f"{unknown} examples have no score (an empty answer): they rank last and are kept.")
     print(f"ranks: {ranks}\nhistogram: {plot}")
-    if limit is not None:
-        rows = screening.kept(ranked, limit)
+    if drop is not None or threshold is not None:
+        rows = sorted(one.row for one in ranked[left_out:])
         if not rows:
-            raise UsageError(f"Every example is above {limit:g}.", "Raise the threshold.")
+            raise UsageError(f"Every example is above {threshold:g}.", "Raise the threshold.")
         write_atomic(target, examples.only(rows))
-        print(f"kept {len(rows)} of {len(ranked)} (score <= {limit:.4f}): {target}")
+        print(f"kept {len(rows)} of {len(ranked)}, all but ranks 1 to {left_out}: {target}"
+              if left_out else f"kept all {len(rows)}: {target}")  # fmt: skip

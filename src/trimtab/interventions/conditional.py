@@ -32,7 +32,9 @@ class Conditional:
         vector: the condition's direction: a SteeringVector (its row `layer`), or a tensor [d].
         layer: residual index 0..n where the condition is read.
         threshold: in units of the residual stream: the condition holds where the projection of
-            h[layer] on the vector's unit vector is greater.
+            h[layer] on the vector's unit vector is greater, and not where it is equal. Both are
+            compared in float32 or wider. A projection's last digits differ between processors and
+            shapes of a batch, so choose a threshold between two readings rather than at one.
         per: "row" reads the last prompt token and decides for it and everything after it; "token"
             reads each token and decides for that token alone.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 from trimtab.data import Prompt
 from trimtab.directions.projection import Axis, projections
@@ -43,6 +44,8 @@ def screen(
 ) -> list[Screened]:
     """Each example's projection difference, highest first; rows without one come last.
 
+    Equal scores stay in the data's order.
+
     Args:
         lm: The model that is to be trained, before it is.
         examples: (prompt, answer).
@@ -71,19 +74,18 @@ def screen(
     return sorted(found, key=lambda one: math.inf if math.isnan(one.score) else -one.score)
 
 
-def threshold_of(ranked: Sequence[Screened], drop: float) -> float:
-    """The score above which the top share `drop` of the examples lies.
+def top_share(ranked: Sequence[Screened], drop: float) -> int:
+    """How many of the first `ranked` are the share `drop` of those with a score, rounded down.
 
     Raises:
         UsageError: `drop` is not a share between 0 and 1.
     """
     if not 0 <= drop < 1:
         raise UsageError(f"drop is a share from 0 to below 1, not {drop}.")
-    scores = [one.score for one in ranked if not math.isnan(one.score)]
-    count = math.floor(drop * len(scores))
-    return scores[count] if count < len(scores) else -math.inf
+    scored = sum(not math.isnan(one.score) for one in ranked)
+    return math.floor(Fraction(str(drop)) * scored)  # as written: 0.29 * 100 is 28.999999999999996
 
 
-def kept(ranked: Sequence[Screened], threshold: float) -> list[int]:
-    """Rows whose score is not above the threshold, in the data's order; those without one stay."""
-    return sorted(one.row for one in ranked if not one.score > threshold)
+def above(ranked: Sequence[Screened], threshold: float) -> int:
+    """How many of the first `ranked` score above the threshold; one that equals it is not above."""
+    return sum(one.score > threshold for one in ranked)

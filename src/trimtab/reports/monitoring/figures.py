@@ -32,9 +32,12 @@ def draw_drift(turns: Sequence[Turn], title: str, folder: Path, name: str) -> li
 
 
 def draw_histogram(
-    values: Sequence[float], threshold: float | None, label: str, folder: Path, name: str
+    values: Sequence[float], dropped: int, label: str, folder: Path, name: str
 ) -> list[Path]:
-    """NAME.png and NAME.pdf: how many examples have which value; dropped ones in orange."""
+    """NAME.png and NAME.pdf: how many examples have which value, highest first in `values`.
+
+    The first `dropped` of them are in orange.
+    """
     numbers = [value for value in values if not math.isnan(value)]
     with style.figure("Screening", 1, 1, (6.4, 3.8)) as drawn:
         (axes,) = drawn.axes
@@ -42,15 +45,13 @@ def draw_histogram(
             style.missing(axes, "No example has an answer.")
             return style.save(drawn, folder, name)
         low, high = min(numbers), max(numbers)
-        kept = [v for v in numbers if threshold is None or v <= threshold]
-        dropped = [v for v in numbers if threshold is not None and v > threshold]
         colours = [style.COLOURS["benign"], style.COLOURS["challenging"]]
         axes.hist(
-            [kept, dropped], bins=40, range=(low, high if high > low else low + 1),
-            stacked=True, color=colours, label=[f"kept ({len(kept)})", f"dropped ({len(dropped)})"],
+            [numbers[dropped:], numbers[:dropped]], bins=40,
+            range=(low, high if high > low else low + 1), stacked=True, color=colours,
+            label=[f"kept ({len(numbers) - dropped})", f"dropped ({dropped})"],
         )  # fmt: skip
-        if threshold is not None:
-            axes.axvline(threshold, color="black", linestyle="--")
+        if dropped:
             axes.legend()
         axes.set(xlabel=label, ylabel="examples")
         return style.save(drawn, folder, name)
