@@ -10,16 +10,18 @@ PIP_FLAGS ?=
 WORKERS ?= 2
 
 BIN := .venv/bin
+PYTEST = OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile \
+  --no-loadscope-reorder
 INSTALLED := .venv/.installed
 DOCS_INSTALLED := .venv/.installed-docs
 TL_INSTALLED := .venv-tl/.installed
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet $(PIP_FLAGS) -c constraints/main.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-core test-tl test-vllm test-slurm torture accept lint docs bench clean
+.PHONY: help install demo test test-cpus test-core test-tl test-vllm test-slurm torture accept lint docs bench clean
 
 help:  ## Say what can be made.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(INSTALLED)  ## Install trimtab, editable, with what its tests need.
 
@@ -44,7 +46,10 @@ demo: $(INSTALLED)  ## Run the toxicity experiment on the village; the last line
 	$(BIN)/trimtab run toxicity
 
 test: $(INSTALLED)  ## Run the tests.
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	$(PYTEST)
+
+test-cpus: $(INSTALLED)  ## Run the tests under each instruction set of this processor (Linux).
+	$(BIN)/python tests/cpus.py env $(PYTEST)
 
 test-core:  ## Steer in an environment with the core alone, made and removed here.
 	trap 'rm -rf .venv-core' EXIT INT TERM; set -e; $(PYTHON) -m venv .venv-core; \
