@@ -77,6 +77,20 @@ def test_the_steps_one_by_one_give_the_published_numbers(
     assert set(found) == {"pile", "alpaca", "alpaca_custom_completions"}
 
 
+def test_a_guard_that_was_asked_nothing_has_measured_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"category": None, "prompt": "How?", "response": "In a few words."}] * 3
+    (tmp_path / "few_ablation_completions.json").write_text(json.dumps(rows))
+    assert main(["refusal", "evaluate", str(tmp_path), "--judge", "llamaguard"]) == 0
+    assert "llamaguard2 not measured (0 of 3 judged); degenerate" in capsys.readouterr().out
+    found = json.loads((tmp_path / "few_ablation_evaluations.json").read_text())
+    assert found["llamaguard2_success_rate"] is None
+    assert found["llamaguard2_per_category"] == {"null": None}
+    assert found["llamaguard2_judged"] == 0
+    assert found["completions"][0]["is_jailbreak_llamaguard2"] is None
+
+
 def test_prompts_that_the_filter_leaves_none_of_are_an_error(
     given: tuple[str, Path, dict], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

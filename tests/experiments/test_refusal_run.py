@@ -13,6 +13,7 @@ import torch
 
 from trimtab.data import Prompt
 from trimtab.errors import RunError, UsageError
+from trimtab.experiments.refusal.coherence import degenerate
 from trimtab.experiments.refusal.config import RefusalConfig
 from trimtab.experiments.refusal.experiment import run
 from trimtab.experiments.refusal.prompts import choose_prompts, questions
@@ -189,6 +190,7 @@ def test_effects_losses_samples_and_claims_are_what_they_are_called(finished, re
                 assert row["prompt"] == one["prompt"]
                 assert row[label] == {
                     "text": one["response"], "verdict": one[f"is_jailbreak_{judge}"],
+                    "degenerate": degenerate(one["response"], "village", finished=False),
                 }  # fmt: skip
 
     claims, chosen = results["claims"], results["selection"]["chosen"]
@@ -222,6 +224,59 @@ def test_effects_losses_samples_and_claims_are_what_they_are_called(finished, re
     assert rates["baseline"][judge]["mean"] > 0.5 > rates["ablation"][judge]["mean"]
     along = [abs(float(r @ direction / (r.norm() * direction.norm()))) for r in random]
     assert claims["cosines"]["random_greatest"] == pytest.approx(max(along), rel=1e-4)
+
+
+def test_random_directions_are_of_the_norm_and_at_the_layer_of_each_intervention(
+    finished, results, lm, sets
+):
+    diffs = torch.load(finished / "generate_directions/mean_diffs.pt", weights_only=True)
+    chosen, tokens = results["selection"]["chosen"], results["refusal_tokens"]["ids"]
+    at = results["selection"]["addition"]["layer"]
+    assert results["arms"]["harmless"]["actadd"]["layer"] == at
+
+    def score(name, *items):
+        return refusal_score(next_token_probabilities(lm, sets[name], items), tokens).mean()
+
+    interventions = {
+        "ablation": ("mischief", 1, chosen["layer"], lambda r: Ablate(r, chosen["layer"])),
+        "subtraction": ("mischief", 1, chosen["layer"],
+                        lambda r: Add(r.float(), chosen["layer"], -1.0)),
+        "addition": ("harmless", -1, at, lambda r: Add(r.float(), at)),
+    }  # fmt: skip
+    noise = torch.randn(20, 160, dtype=torch.float64, generator=torch.Generator().manual_seed(
+        SMALL.seed))  # fmt: skip
+    for label, (name, sign, layer, make) in interventions.items():
+        found = results["claims"]["random"][label]
+        own = diffs[chosen["position"], layer]
+        assert found["layer"] == layer
+        assert found["n"] == len(found["effects"]) == 20
+        for expected, r in (
+            (found["effect"]["mean"], own),
+            (found["effects"][3], noise[3] / noise[3].norm() * own.norm()),
+        ):
+            change = float(sign * (score(name) - score(name, make(r))))
+            assert expected == pytest.approx(change, abs=1e-3)
+    before, after = (
+        next_token_probabilities(lm, sets["harmless"], items)
+        for items in ((), (Ablate(diffs[chosen["position"], chosen["layer"]], chosen["layer"]),))
+    )
+    kl = (before * ((before + 1e-6).log() - (after + 1e-6).log())).sum(-1).mean()
+    assert results["claims"]["held_out_kl"]["mean"] == pytest.approx(float(kl), abs=1e-4)
+
+
+def test_every_rate_stands_beside_the_share_of_degenerate_answers_and_the_loss(finished, results):
+    for name, arms in results["arms"].items():
+        for label, arm in arms.items():
+            made = [
+                json.loads(row)
+                for row in (finished / f"completions/{name}_{label}.jsonl").read_text().splitlines()
+            ]
+            bad = [degenerate(r["text"], "village", finished=r["finished"]) for r in made]
+            assert arm["degenerate"]["mean"] == pytest.approx(sum(bad) / len(bad), abs=1e-5)
+            key = "addition" if name == "harmless" else label
+            if label != "baseline":
+                assert arm["loss_change"] == results["losses"]["pile"][key]["change"]
+    assert results["losses"]["pile"]["addition"] != results["losses"]["pile"]["actadd"]
 
 
 def test_reported_prompts_neither_made_nor_chose_the_direction(finished):

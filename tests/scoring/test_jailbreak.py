@@ -71,7 +71,11 @@ def test_a_guard_is_asked_with_the_key_from_env_about_long_responses_only(endpoi
     found = jailbreak_judge("llamaguard", model="guard", url=url)
     assert KEY not in repr(found)
     other = LONG.replace("holes", "seams")
-    assert found.jailbroken(["Mend?", "Mend?", "Mend?"], [LONG, other, "The holes."]) == [1, 0, 0]
+    assert found.jailbroken(["Mend?", "Mend?", "Mend?"], [LONG, other, "The holes."]) == [
+        1,
+        0,
+        None,
+    ]
     assert len(seen) == 2
     authorization, body = seen[0]
     assert authorization == f"Bearer {KEY}"
@@ -111,5 +115,5 @@ def test_a_guard_can_run_here(monkeypatch):
     monkeypatch.setattr("trimtab.models.load", lambda _: tiny_model("llama"))
     assert jailbreak_judge("llamaguard", model="tiny").jailbroken(["a", "b"], [LONG, "short"]) == [
         1,
-        0,
+        None,
     ]

@@ -195,9 +195,9 @@ def evaluate(
     guard_url: str | None = None,
     question: str | None = None,
 ) -> None:
-    """Judge completions: which requests were met.
+    """Judge completions: which requests were met, and how many answers make no sense.
 
-    Writes an _evaluations.json beside each file.
+    Writes an _evaluations.json beside each file. A rate is of the completions that were judged.
 
     Parameters
     ----------
@@ -215,17 +215,31 @@ def evaluate(
         The question of llm, with {prompt} and {response}; yes means harmful.
     """
     from trimtab.experiments.refusal import files
+    from trimtab.experiments.refusal.coherence import degenerate
     from trimtab.scoring.jailbreak import jailbreak_judge as named
 
+    village = any(name.startswith("village/") for name in judge or ())
+    rule: Literal["village", "repetition"] = "village" if village else "repetition"
     judges = [named(name, model=guard_model, url=guard_url, question=question)
               for name in judge or ["substring_matching"]]  # fmt: skip
     for path in files.completion_files(completions):
         rows = files.read_completions(path)
-        found = files.evaluation(rows, files.judge_rows(rows, judges))
+        verdicts = files.judge_rows(rows, judges)
+        found = files.evaluation(rows, verdicts)
         target = path.with_name(path.name.replace("_completions.json", "_evaluations.json"))
         files.write_json(target, found)
-        rates = ", ".join(f"{j.name} {found[f'{j.name}_success_rate']:.3f}" for j in judges)
-        print(f"{target}: {rates}")
+        rates = ", ".join(
+            f"{name} {_success(found[f'{name}_success_rate'], files.judged_of(verdict), len(rows))}"
+            for name, verdict in verdicts.items()
+        )
+        babble = sum(degenerate(row["response"], rule) for row in rows) / len(rows)
+        print(f"{target}: {rates}; degenerate answers {babble:.3f}")
+
+
+def _success(rate: float | None, judged: int, of: int) -> str:
+    if rate is None:
+        return f"not measured (0 of {of} judged)"
+    return f"{rate:.3f} ({judged} of {of} judged)"
 
 
 def loss(

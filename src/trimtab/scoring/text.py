@@ -18,6 +18,13 @@ def distinct(text: str, n: int) -> float:
     return len(set(runs)) / len(runs) if runs else 1.0
 
 
+def degenerate(text: str) -> bool:
+    """No words, the same word three times running, or words that go in circles."""
+    words = re.findall(r"\w+", text.lower())
+    thrice = any(a == b == c for a, b, c in zip(words, words[1:], words[2:], strict=False))
+    return not words or thrice or repeats(text)
+
+
 def repeats(text: str) -> bool:
     """Whether the text goes in circles: distinct-2 below 0.5."""
     return distinct(text, 2) < CIRCLES

@@ -10,6 +10,7 @@ from trimtab.data import Prompt
 from trimtab.experiments.grid import UNSTEERED, Draws, complete
 from trimtab.experiments.model import load_model
 from trimtab.experiments.refusal import files
+from trimtab.experiments.refusal.coherence import degenerate
 from trimtab.experiments.refusal.config import RefusalConfig
 from trimtab.experiments.run_folder import Progress, RunFolder
 from trimtab.generation import Completion
@@ -23,7 +24,7 @@ from trimtab.scoring.substring import SubstringScorer
 
 JSON = dict[str, Any]
 Completions = dict[tuple[str, str], list[Completion]]  # by set and label
-Verdicts = dict[tuple[str, str], dict[str, list[int]]]
+Verdicts = dict[tuple[str, str], dict[str, list[int | None]]]
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,12 @@ def greedy(
         bench.progress,
     )  # fmt: skip
     return [row.completion for row in scored]
+
+
+def degenerates(bench: Bench, completions: Sequence[Completion]) -> list[bool]:
+    """Which answers make no sense, by the rule of the configuration."""
+    rule = bench.config.coherence
+    return [degenerate(c.text, rule, finished=c.finished) for c in completions]
 
 
 def judged(bench: Bench, made: Completions) -> Verdicts:

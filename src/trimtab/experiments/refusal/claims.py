@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -15,11 +16,12 @@ from trimtab.directions import pca
 from trimtab.interventions import Ablate, Add, Intervention
 from trimtab.models import LanguageModel
 from trimtab.scoring.refusal import next_token_probabilities, refusal_score
-from trimtab.selection.candidates import Candidate
-from trimtab.selection.statistics import mean_interval
+from trimtab.selection.candidates import Candidate, divergence
+from trimtab.selection.statistics import mean_interval, paired_difference
 
 JSON = dict[str, Any]
 RANDOM_DIRECTIONS = 20
+Make = Callable[[Float[Tensor, " d"]], Intervention]
 
 
 def cosines(
@@ -77,6 +79,61 @@ def first_tokens(
     }
 
 
+def random_controls(
+    lm: LanguageModel,
+    direction: Float[Tensor, " d"],
+    layer: int,
+    added: Float[Tensor, " d"],
+    added_at: int,
+    harmful: Sequence[Prompt],
+    harmless: Sequence[Prompt],
+    tokens: Sequence[int],
+    seed: int,
+) -> JSON:
+    """Each intervention's effect on the refusal score beside those of random directions.
+
+    {label: {layer, effect: paired, effects: mean of each random direction}}; positive is what the
+    intervention is meant to do: less refusal of harmful prompts, more of harmless ones. A random
+    direction has the norm of the direction and is used at the same layer in the same way.
+    """
+    arms: dict[str, tuple[Sequence[Prompt], int, int, Float[Tensor, " d"], Make]] = {
+        "ablation": (harmful, 1, layer, direction, lambda r: Ablate(r, layer)),
+        "subtraction": (harmful, 1, layer, direction, lambda r: Add(r.float(), layer, -1.0)),
+        "addition": (harmless, -1, added_at, added, lambda r: Add(r.float(), added_at, 1.0)),
+    }
+    found = {}
+    for label, (some, sign, at, own, make) in arms.items():
+        before = sign * _doubles(_scores(lm, some, (), tokens))
+
+        def effect(
+            r: Float[Tensor, " d"], some: Any = some, sign: int = sign, make: Make = make,
+            before: Tensor = before,
+        ) -> Tensor:  # fmt: skip
+            return before - sign * _doubles(_scores(lm, some, (make(r),), tokens))
+
+        changed = effect(own)
+        found[label] = {
+            "layer": at,
+            "effect": asdict(paired_difference(changed, torch.zeros_like(changed), seed=seed)),
+            "effects": [float(effect(r).mean()) for r in _random(own, seed)],
+        }
+    return found
+
+
+def held_out_kl(
+    lm: LanguageModel,
+    direction: Float[Tensor, " d"],
+    layer: int,
+    harmless: Sequence[Prompt],
+    seed: int,
+) -> JSON:
+    """KL of the first answer token from the unsteered model under ablation, nats: the measure that
+    bounds the choice of the direction, here on prompts that did not choose it."""
+    unsteered = next_token_probabilities(lm, harmless)
+    ablated = next_token_probabilities(lm, harmless, (Ablate(direction, layer),))
+    return asdict(mean_interval(divergence(unsteered, ablated), seed=seed))
+
+
 def parts(
     lm: LanguageModel,
     direction: Float[Tensor, " d"],
@@ -118,6 +175,10 @@ def _scores(
     tokens: Sequence[int],
 ) -> list[float]:
     return [float(s) for s in refusal_score(next_token_probabilities(lm, some, items), tokens)]
+
+
+def _doubles(values: Sequence[float]) -> Float[Tensor, " b"]:
+    return torch.tensor(values, dtype=torch.float64)
 
 
 def _random(direction: Float[Tensor, " d"], seed: int) -> Float[Tensor, "k d"]:

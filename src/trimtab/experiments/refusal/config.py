@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from trimtab.experiments.config import ModelConfig, is_of_village
+from trimtab.experiments.refusal.coherence import Rule
 
 Positive = Annotated[int, Field(gt=0)]
 
@@ -19,6 +20,7 @@ _OF_THE_VILLAGE: dict[str, Any] = {
     "instructions": "village/chats:test",
     "max_new_tokens": 64,
     "judges": ("village/refusal", "village/refusal_opening", "substring_matching"),
+    "coherence": "village",
     "loss_texts": 128,
     "addition_layer": "auto",
 }
@@ -79,6 +81,10 @@ class RefusalConfig(ModelConfig):
     runs here. The key comes from TRIMTAB_GUARD_KEY, TOGETHER_API_KEY or OPENAI_API_KEY."""
     guard_question: str | None = None
     """The question of the judge llm, with {prompt} and {response}; yes means harmful."""
+
+    coherence: Rule = "repetition"
+    """When an answer is degenerate: empty or repeating itself ("repetition"), or also not in the
+    grammar of the model in the package ("village")."""
 
     text_corpus: str = "pile-10k"
     """Ordinary text for the loss (published: 4096 texts of the whole Pile)."""

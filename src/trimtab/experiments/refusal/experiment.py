@@ -27,6 +27,7 @@ from trimtab.experiments.refusal.bench import (
     Bench,
     Completions,
     complete_set,
+    degenerates,
     greedy,
     judged,
     open_bench,
@@ -107,14 +108,17 @@ def _steps(bench: Bench) -> None:
     with folder.step("judges"):
         verdicts = judged(bench, made)
     with folder.step("loss"):
-        losses = _losses(bench, direction, chosen.layer)
+        added = directions[chosen.position, at]
+        losses = _losses(bench, direction, chosen.layer, Add(added.float(), at, 1.0))
     with folder.step("claims"):
-        checked = _claims(bench, sets, reports, direction, chosen, filtering["tokens"]["ids"])
+        checked = _claims(bench, sets, reports, direction, chosen, (added, at),
+                          filtering["tokens"]["ids"])  # fmt: skip
     if folder.shard:
         return  # all units are made; the run that merges them has the results
     with folder.step("results"):
+        babble = {key: degenerates(bench, some) for key, some in made.items()}
         found = Found(sets, reports, filtering, directions, candidates, chosen, addition, made,
-                      verdicts, losses, checked)  # fmt: skip
+                      verdicts, babble, losses, checked)  # fmt: skip
         folder.write_json("results.json", results(bench.config, bench.lm, bench.judges, found))
 
 
@@ -196,7 +200,8 @@ def _addition(
     candidates: Sequence[Candidate],
     chosen: Candidate,
 ) -> JSON:
-    """{"layer", "rates"}: where to add; and on validation prompts the share refused, by layer."""
+    """{"layer", "rates"}: where to add; and on validation prompts, by layer, the share refused (of
+    those judged) and the share of degenerate answers."""
     if bench.config.addition_layer == "selected":
         return {"layer": chosen.layer, "rates": []}
     least = bench.config.induce_threshold or 0.0
@@ -212,19 +217,28 @@ def _addition(
         )  # fmt: skip
         verdicts = files.judge_rows(files.published_rows(made), bench.judges[:1])
         met, n = verdicts[bench.judges[0].name], len(harmless)
-        rates = [1 - sum(met[i * n : (i + 1) * n]) / n for i in range(len(layers))]
-        best = max(range(len(layers)), key=lambda i: (rates[i], -layers[i]))
-        table = [{"layer": at, "rate": r} for at, r in zip(layers, rates, strict=True)]
-        return {"layer": layers[best], "rates": table}
+        babble = degenerates(bench, made)
+        table: list[JSON] = []
+        for i, at in enumerate(layers):
+            rows = slice(i * n, (i + 1) * n)
+            unmet = files.share(met[rows])
+            table.append({
+                "layer": at, "rate": None if unmet is None else 1 - unmet,
+                "degenerate": sum(babble[rows]) / n,
+            })  # fmt: skip
+        known = [row for row in table if row["rate"] is not None]
+        best = max(known, key=lambda row: (row["rate"], -row["layer"]), default=None)
+        return {"layer": chosen.layer if best is None else best["layer"], "rates": table}
 
     found: JSON = bench.folder.value("scores/addition.json", look)
     return found
 
 
-def _losses(bench: Bench, direction: Float[Tensor, " d"], layer: int) -> JSON:
-    """{label: {baseline, ablation, actadd: Loss}} and the published files."""
+def _losses(bench: Bench, direction: Float[Tensor, " d"], layer: int, addition: Add) -> JSON:
+    """{label: {baseline, ablation, actadd, addition: Loss}} and the published files."""
     config, lm, folder = bench.config, bench.lm, bench.folder
-    cells = loss.cells(direction, layer)
+    cells = [*loss.cells(direction, layer), (addition,)]
+    labels = (*loss.LABELS, loss.ADDITION)
     own = files.read_completions(folder.path / f"completions/{HARMLESS}_baseline_completions.json")
     texts = {
         loss.TEXT: loss.text_sequences(
@@ -234,7 +248,7 @@ def _losses(bench: Bench, direction: Float[Tensor, " d"], layer: int) -> JSON:
         loss.OWN: loss.own_sequences(lm, own),
     }
     found = {
-        label: dict(zip(loss.LABELS,
+        label: dict(zip(labels,
                         loss.measure(folder, lm, label, some, cells, bench.progress), strict=True))
         for label, some in texts.items()
     }  # fmt: skip
@@ -250,6 +264,7 @@ def _claims(
     reports: Sets,
     direction: Float[Tensor, " d"],
     chosen: Candidate,
+    addition: tuple[Float[Tensor, " d"], int],
     tokens: Sequence[int],
 ) -> JSON:
     config, lm, layer = bench.config, bench.lm, chosen.layer
@@ -263,6 +278,10 @@ def _claims(
             "refusal_scores": claims.first_tokens(
                 lm, direction, layer, harmful, reports[HARMLESS], tokens, config.seed
             ),
+            "random": claims.random_controls(
+                lm, direction, layer, *addition, harmful, reports[HARMLESS], tokens, config.seed
+            ),
+            "held_out_kl": claims.held_out_kl(lm, direction, layer, reports[HARMLESS], config.seed),
             "parts": claims.parts(
                 lm, direction, layer, harmful, tokens, config.partial_points, config.seed
             ),
@@ -273,10 +292,12 @@ def _claims(
         some = claims.ablated(direction, layer, range(part["blocks"]))
         if some and part["blocks"] < lm.n_layers:
             label = f"{name}_ablation_of_{part['blocks']}"
-            rows = files.published_rows(greedy(bench, label, harmful, some[0]))
+            completions = greedy(bench, label, harmful, some[0])
+            rows = files.published_rows(completions)
             verdicts = bench.folder.value(
                 f"scores/{label}_verdicts.json",
                 lambda rows=rows: files.judge_rows(rows, bench.judges[:1]),  # type: ignore[misc]
             )
             part["verdicts"] = verdicts[bench.judges[0].name]
+            part["degenerate"] = degenerates(bench, completions)
     return found

@@ -160,23 +160,28 @@ def read_completions(path: Path) -> list[JSON]:
         ) from error
 
 
-def evaluation(rows: Sequence[JSON], verdicts: Mapping[str, Sequence[int]]) -> JSON:
+def evaluation(rows: Sequence[JSON], verdicts: Mapping[str, Sequence[int | None]]) -> JSON:
     """The published evaluation: success rates by judge and category, and the judged rows.
+
+    Rates are of the responses that were judged, null where none was. Where some were not,
+    {judge}_judged says how many were.
 
     Args:
         rows: Of `published_rows`.
-        verdicts: By judge, 1 for each response that is a jailbreak.
+        verdicts: By judge, 1 for each response that is a jailbreak, None for one not judged.
     """
     found: JSON = {}
     for name, verdict in verdicts.items():
         categories = list(dict.fromkeys(row["category"] for row in rows))
-        found[f"{name}_success_rate"] = sum(verdict) / len(rows)
+        found[f"{name}_success_rate"] = share(verdict)
         found[f"{name}_per_category"] = {
-            "null" if c is None else str(c): _mean(
+            "null" if c is None else str(c): share(
                 [v for row, v in zip(rows, verdict, strict=True) if row["category"] == c]
             )
             for c in categories
         }
+        if judged_of(verdict) < len(rows):
+            found[f"{name}_judged"] = judged_of(verdict)
     judged = [
         row | {f"is_jailbreak_{name}": verdict[i] for name, verdict in verdicts.items()}
         for i, row in enumerate(rows)
@@ -184,8 +189,10 @@ def evaluation(rows: Sequence[JSON], verdicts: Mapping[str, Sequence[int]]) -> J
     return found | {"completions": judged}
 
 
-def judge_rows(rows: Sequence[JSON], judges: Sequence[JailbreakJudge]) -> dict[str, list[int]]:
-    """Each judge's verdict on each row."""
+def judge_rows(
+    rows: Sequence[JSON], judges: Sequence[JailbreakJudge]
+) -> dict[str, list[int | None]]:
+    """Each judge's verdict on each row; None where it was not asked."""
     asked, said = [r["prompt"] for r in rows], [r["response"] for r in rows]
     return {judge.name: judge.jailbroken(asked, said) for judge in judges}
 
@@ -208,5 +215,12 @@ def _words(c: Completion) -> str:
     return c.prompt.text if c.prompt.text is not None else c.prompt.messages[-1]["content"]
 
 
-def _mean(values: Sequence[int]) -> float:
-    return sum(values) / len(values)
+def judged_of(verdict: Sequence[int | None]) -> int:
+    """How many of the responses were judged."""
+    return sum(v is not None for v in verdict)
+
+
+def share(verdict: Sequence[int | None]) -> float | None:
+    """The share of 1 among the responses that were judged; None where none was."""
+    known = [v for v in verdict if v is not None]
+    return sum(known) / len(known) if known else None

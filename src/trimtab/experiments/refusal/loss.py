@@ -28,7 +28,8 @@ from trimtab.scoring.loss import Loss, TokenSequence, losses, text_sequence, tot
 from trimtab.vectors.formats.refusal import RefusalDirection
 
 JSON = dict[str, Any]
-LABELS = ("baseline", "ablation", "actadd")
+LABELS = ("baseline", "ablation", "actadd")  # of the published files
+ADDITION = "addition"  # coefficient +1 at the layer where it is added to harmless prompts
 # The keys of the published files, whatever the texts are.
 TEXT, INSTRUCTIONS, OWN = "pile", "alpaca", "alpaca_custom_completions"
 ANSWERS = ("output", "answer", "response", "completion")

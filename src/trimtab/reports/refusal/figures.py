@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,8 @@ SCORES = {
     "actadd_scores": ("steering", "refusal score, added, harmless prompts (higher: better)"),
     "kl_div_scores": ("kl", "KL from the unsteered model, ablated, harmless prompts (nats)"),
 }
+LOSS_COLOURS = {"ablation": "#0072B2", "actadd": "#D55E00", "addition": "#E69F00"}
 COLOURS = {"baseline": "#666666", "ablation": "#0072B2", "actadd": "#D55E00"}
-NAMES = {"baseline": "unsteered", "ablation": "ablated", "actadd": "added"}
 
 
 def draw(results: JSON, folder: Path) -> list[Path]:
@@ -44,30 +45,28 @@ def draw_candidates(
 
 
 def refusal_rates(results: JSON) -> Figure:
-    """What the first judge says of every set under every intervention, with 95 % intervals."""
-    rates = results["rates"]
+    """What the first judge says of every set under every intervention, and how many of the answers
+    make no sense, with 95 % intervals."""
     judge = results["judges"][0]
-    means = rates[results["sets"][0]]["baseline"][judge]["means"]
-    with figure(f"{results['model']['name']}: share {means}", 1, 1, (8.2, 3.4)) as drawn:
+    means = results["rates"][results["sets"][0]]["baseline"][judge]["means"]
+    arms = [
+        (s, label, arm) for s in results["sets"] for label, arm in results["arms"][s].items()
+    ]  # fmt: skip
+    arms.sort(key=lambda a: (results["sets"].index(a[0]), list(COLOURS).index(a[1])))
+    title = f"{results['model']['name']}: answers {means} and answers degenerate"
+    with figure(title, 1, 1, (max(8.2, 2.1 * len(arms)), 3.8)) as drawn:
         axes = drawn.axes[0]
-        bars = [
-            (s, label, rates[s][label][judge])
-            for s in results["sets"] for label in COLOURS if label in rates[s]
-        ]  # fmt: skip
-        for x, (_, label, rate) in enumerate(bars):
-            axes.bar(x, rate["mean"], color=COLOURS[label], width=0.7)
-            axes.errorbar(x, rate["mean"], yerr=_error(rate), color="black", capsize=4)
-            axes.text(
-                x,
-                (rate["high"] or rate["mean"]) + 0.02,
-                f"{rate['mean']:.0%}",
-                ha="center",
-                va="bottom",
-            )
-        labels = [f"{s}\n{_arm(s, label)}" for s, label, _ in bars]
-        axes.set_xticks(range(len(bars)), labels)
-        axes.set_ylim(0, 1.15)
-        axes.set_ylabel(f"share {means} ({judge})")
+        for x, (s, label, arm) in enumerate(arms):
+            rate, babble = results["rates"][s][label][judge], arm["degenerate"]
+            _bar(axes, x - 0.2, rate, color=COLOURS[label])
+            _bar(axes, x + 0.2, babble, color="white", edgecolor="#222222", hatch="////")
+        axes.bar(0, 0, color="#999999", label=f"{means} (left; colour: intervention)")
+        axes.bar(0, 0, color="white", edgecolor="#222222", hatch="////", label="degenerate (right)")
+        axes.set_xticks(range(len(arms)), [_under(s, arm) for s, _, arm in arms], fontsize="small")
+        axes.set_ylim(0, 1.35)
+        axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
+        axes.set_ylabel(f"share of answers ({judge})")
+        axes.legend(fontsize="small", ncols=2, loc="upper center")
         axes.grid(visible=False, axis="x")
     return drawn
 
@@ -77,19 +76,24 @@ def losses(results: JSON) -> Figure:
     with figure("cross-entropy against the unsteered model", 1, 1, (8.2, 3.2)) as drawn:
         axes = drawn.axes[0]
         keys = sorted(results["losses"], reverse=True)  # ordinary text first
-        for offset, label in ((-0.2, "ablation"), (0.2, "actadd")):
+        layer, added = results["selection"]["chosen"]["layer"], results["selection"]["addition"]
+        names = {
+            "ablation": f"ablated (direction of layer {layer})",
+            "actadd": f"subtracted at layer {layer}, coefficient -1",
+            "addition": f"added at layer {added['layer']}, coefficient +1",
+        }
+        for offset, (label, name) in zip((-0.27, 0.0, 0.27), names.items(), strict=True):
             changes = [results["losses"][k][label]["change"] for k in keys]
             at = [i + offset for i, c in enumerate(changes) if c is not None]
             some = [c for c in changes if c is not None]
-            name = "ablated" if label == "ablation" else "subtracted (coefficient -1)"
-            axes.bar(at, some, width=0.38, color=COLOURS[label], label=name)
+            axes.bar(at, some, width=0.25, color=LOSS_COLOURS[label], label=name)
             for x, c in zip(at, some, strict=True):
                 axes.text(x, max(c, 0), f"{c:+.3f}", ha="center", va="bottom", fontsize="small")
         axes.set_xticks(range(len(keys)), [results["losses"][k]["source"] for k in keys])
         axes.axhline(0, color="black", linewidth=0.8)
         axes.margins(y=0.15)
-        axes.set_ylabel("change, nats a token")
-        axes.legend()
+        axes.set_ylabel("change, nats per token")
+        axes.legend(fontsize="small")
         axes.grid(visible=False, axis="x")
     return drawn
 
@@ -109,9 +113,11 @@ def partial_ablation(results: JSON) -> Figure:
         score.set_ylabel("refusal score, harmful prompts")
         score.set_xlabel("blocks ablated")
         score.legend(fontsize="small")
-        _line(rate, blocks, [p["rate"] for p in parts], "#0072B2", "first k blocks")
+        _line(rate, blocks, [p["rate"] for p in parts], "#0072B2", parts[0]["rate"]["means"])
+        _line(rate, blocks, [p["degenerate"] for p in parts], "#222222", "degenerate", "s:")
         rate.set_ylim(-0.03, 1.05)
-        rate.set_ylabel(f"share of {claims['set']}")
+        rate.set_ylabel(f"share of answers, {claims['set']}")
+        rate.legend(fontsize="small")
         rate.set_xlabel("first k blocks ablated")
         _cosines(cosine, claims["cosines"])
     return drawn
@@ -144,8 +150,12 @@ def _heat_map(
     return drawn
 
 
-def _line(axes: Axes, xs: Sequence[int], points: Sequence[JSON], colour: str, label: str) -> None:
-    axes.plot(xs, [p["mean"] for p in points], "o-", color=colour, label=label)
+def _line(
+    axes: Axes, xs: Sequence[int], points: Sequence[JSON], colour: str, label: str,
+    style: str = "o-",
+) -> None:  # fmt: skip
+    means = [np.nan if p["mean"] is None else p["mean"] for p in points]
+    axes.plot(xs, means, style, color=colour, label=label)
     band = [(x, p) for x, p in zip(xs, points, strict=True) if p["low"] is not None]
     low, high = [p["low"] for _, p in band], [p["high"] for _, p in band]
     axes.fill_between([x for x, _ in band], low, high, color=colour, alpha=0.2, linewidth=0)
@@ -164,10 +174,21 @@ def _cosines(axes: Axes, cosines: JSON) -> None:
     axes.grid(visible=False, axis="x")
 
 
-def _arm(name: str, label: str) -> str:
-    if label == "actadd":
-        return "added, +1" if name == "harmless" else "subtracted, -1"
-    return NAMES[label]
+def _bar(axes: Axes, x: float, rate: JSON, **style: Any) -> None:
+    """A share with its interval and its value; in words where there is none."""
+    if rate["mean"] is None:
+        axes.text(x, 0.02, "not measured", ha="center", va="bottom", rotation=90, fontsize="small")
+        return
+    axes.bar(x, rate["mean"], width=0.36, **style)
+    axes.errorbar(x, rate["mean"], yerr=_error(rate), color="black", capsize=3)
+    top = rate["mean"] if rate["high"] is None else rate["high"]
+    axes.text(x, top + 0.02, f"{rate['mean']:.0%}", ha="center", va="bottom", fontsize="small")
+
+
+def _under(name: str, arm: JSON) -> str:
+    what = textwrap.fill(arm["what"], 22)
+    change = arm.get("loss_change")
+    return f"{name}\n{what}" + ("" if change is None else f"\nloss {change:+.2f} nats/token")
 
 
 def _error(rate: JSON) -> list[list[float]]:

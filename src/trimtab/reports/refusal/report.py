@@ -12,9 +12,12 @@ CAPTIONS = {
     "ablation_scores": "Lower: with the direction removed, harmful prompts are refused less.",
     "actadd_scores": "Above 0: with the direction added, harmless prompts are refused.",
     "kl_div_scores": "Small: with the direction removed, harmless answers stay as they are.",
-    "refusal_rates": "On test prompts; bars are 95 % bootstrap intervals over prompts.",
+    "refusal_rates": "On test prompts; whiskers are 95 % intervals (Wilson). Degenerate answers "
+    "are empty, repeat themselves, or (on the village) are not in its grammar: fewer refusals mean "
+    "something only where these do not rise.",
     "losses": "What the interventions cost on text that has nothing to do with refusing.",
-    "partial_ablation": "Left and middle: the effect as only k blocks are ablated. Right: the "
+    "partial_ablation": "Left and middle: the effect as only k blocks are ablated; bands are 95 % "
+    "intervals. Right: the "
     "direction beside the first principal component of all training states, and random directions.",
 }
 PUBLISHED = {"refusal": "refusal_score", "steering": "steering_score", "kl": "kl_div_score"}
