@@ -5,7 +5,7 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parents[1] / "src" / "trimtab"
 FLOORS = (
-    ("errors", "files", "config", "origin"),
+    ("errors", "files", "parsing", "tables", "config", "origin"),
     ("data", "vectors", "village"),
     ("models",),
     ("activations",),

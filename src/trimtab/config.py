@@ -7,11 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from trimtab.errors import UsageError
-from trimtab.files import reading
+from trimtab.errors import UsageError, shown
+from trimtab.parsing import parse_yaml, read_text
 
 LIKE = 0.75  # difflib's ratio of a slip to its word; "prompts" and "compat" have 0.62
 
@@ -19,7 +18,9 @@ LIKE = 0.75  # difflib's ratio of a slip to its word; "prompts" and "compat" hav
 class Config(BaseModel):
     """Base of configurations: frozen, and unknown keys are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False
+    )
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> Self:
@@ -32,7 +33,7 @@ class Config(BaseModel):
             if key not in cls.model_fields:
                 near = nearest(str(key), cls.model_fields)
                 raise UsageError(
-                    f"There is no setting {key!r}.",
+                    f"There is no setting {shown(key)}.",
                     f"Did you mean {near!r}?" if near
                     else "The settings are: " + ", ".join(cls.model_fields) + ".",
                 )  # fmt: skip
@@ -42,7 +43,8 @@ class Config(BaseModel):
             first = error.errors(include_url=False)[0]
             where = ".".join(str(part) for part in first["loc"]) or "the configuration"
             raise UsageError(
-                f"{where} cannot be {first['input']!r}: {first['msg']}.", "Change that setting."
+                f"{where} cannot be {shown(first['input'])}: {first['msg']}.",
+                "Change that setting.",
             ) from error
 
 
@@ -57,9 +59,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     Raises:
         UsageError: It is missing, is not YAML, or is not a mapping of names to values.
     """
-    with reading(path):
-        text = Path(path).read_text(encoding="utf-8")
-    return parse_yaml(text, str(path))
+    return parse_settings(read_text(path), str(path))
 
 
 def overrides(settings: Sequence[str]) -> dict[str, Any]:
@@ -73,23 +73,17 @@ def overrides(settings: Sequence[str]) -> dict[str, Any]:
         key, equals, value = item.partition("=")
         if not equals or not key.strip():
             raise UsageError(f"{item!r} is not key=value.", "Write for example --set k=20.")
-        try:
-            found[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise UsageError(f"The value of {key.strip()!r} cannot be read: {value!r}.") from error
+        found[key.strip()] = parse_yaml(value, f"The value of {key.strip()!r}, {shown(value)},")
     return found
 
 
-def parse_yaml(text: str, where: str) -> dict[str, Any]:
+def parse_settings(text: str, where: str) -> dict[str, Any]:
     """The settings in a YAML text; `where` names it in errors.
 
     Raises:
         UsageError: It is not YAML, or is not a mapping of names to values.
     """
-    try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UsageError(f"{where} is not YAML: {str(error).splitlines()[0]}.") from error
+    values = parse_yaml(text, where)
     if values is None:
         return {}
     if not isinstance(values, dict):

@@ -2,8 +2,10 @@
 
 import contextlib
 import re
+import reprlib
 from collections.abc import Iterator
 from importlib import metadata
+from typing import Any
 
 _DISTRIBUTIONS = {"sklearn": "scikit-learn", "transformer_lens": "transformer-lens"}
 _LEFT_OUT = {"dev", "docs"}  # extras that are for those who work on trimtab itself
@@ -59,3 +61,19 @@ def naming_the_extra() -> Iterator[None]:
         yield
     except ImportError as error:
         raise (missing_package(error) or error) from error
+
+
+def shown(value: Any) -> str:
+    """A value for an error message: its repr, cut short wherever it is long or deep."""
+    return _Short().repr(value)
+
+
+class _Short(reprlib.Repr):
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxstring, self.maxother = 2, 60, 60
+
+    def repr_int(self, value: int, level: int) -> str:
+        if value.bit_length() > 200:  # Python refuses to write out the largest
+            return f"a number of {value.bit_length()} bits"
+        return repr(value)

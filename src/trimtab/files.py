@@ -19,6 +19,7 @@ _WRITE_REMEDIES = {
     errno.ENAMETOOLONG: "Choose a shorter name.",
     errno.ENOTDIR: "A part of the path is a file, not a folder: choose another place.",
     errno.EISDIR: "This is a folder: give the name of a file in it.",
+    errno.EINVAL: "Choose another name.",
 }
 _READ_REMEDIES = {
     errno.ENOENT: "Check the spelling; a relative path starts at the current folder.",
@@ -26,6 +27,7 @@ _READ_REMEDIES = {
     errno.EPERM: "Make the file readable for this user.",
     errno.EISDIR: "This is a folder: give the name of a file in it.",
     errno.ENOTDIR: "A part of the path is a file, not a folder.",
+    errno.EINVAL: "Check the spelling.",
 }
 
 
@@ -33,6 +35,7 @@ _READ_REMEDIES = {
 def writing(path: str | Path) -> Iterator[None]:
     """Turn an `OSError` of the body into a `RunError` that names `path`, the cause and a remedy."""
     try:
+        _check_name(path)
         yield
     except OSError as error:
         remedy = _WRITE_REMEDIES.get(error.errno or 0, "Check the disk, then run it again.")
@@ -43,6 +46,7 @@ def writing(path: str | Path) -> Iterator[None]:
 def reading(path: str | Path) -> Iterator[None]:
     """Turn an `OSError` of the body into a `UsageError` that names `path`, cause and remedy."""
     try:
+        _check_name(path)
         yield
     except OSError as error:
         remedy = _READ_REMEDIES.get(error.errno or 0, "Check that the file can be read.")
@@ -57,9 +61,16 @@ def write_atomic(path: str | Path, content: bytes | str) -> None:
     stays as it was and the temporary one is removed. Text is written as UTF-8, unchanged.
 
     Raises:
-        RunError: No space, no permission, a read-only disk, or `path` is not an ordinary file.
+        RunError: No space, no permission, a read-only disk, or `path` is not an ordinary file; or
+            text with a lone surrogate, which UTF-8 has no bytes for.
     """
-    data = content.encode("utf-8") if isinstance(content, str) else content
+    try:
+        data = content.encode("utf-8") if isinstance(content, str) else content
+    except UnicodeEncodeError as error:
+        raise RunError(
+            f"Cannot write {path}: character {error.start} of its text is a lone surrogate.",
+            "Remove that character from what it was made from.",
+        ) from error
     with writing(path):
         target = Path(os.path.realpath(path))  # a link stays a link: what it points to is replaced
         if target.exists() and not target.is_file():
@@ -91,6 +102,16 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def _check_name(path: str | Path) -> None:
+    """Refuse, as the system would, what Python refuses before it asks the system."""
+    try:
+        possible = b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        possible = False
+    if not possible:
+        raise OSError(errno.EINVAL, "no file can have this name")
 
 
 def _cause(error: OSError) -> str:

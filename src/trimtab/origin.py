@@ -32,7 +32,7 @@ def read_origin(path: Path) -> dict[str, Any] | None:
     """What `write_origin` wrote; None if it is missing or broken: then nothing is known."""
     try:
         found = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
 

@@ -210,3 +210,21 @@ def test_what_env_files_say_reaches_the_hub_and_wandb(
     monkeypatch.setenv("HF_TOKEN", "mine")  # the environment goes before it
     main(["--version"])
     assert huggingface_hub.get_token() == "mine"
+
+
+@pytest.mark.parametrize("content", [b"HF_TOKEN=caf\xe9\n", b"HF_TOKEN=a\0b\n", b"\xff\xfea\0"])
+def test_an_env_file_that_is_no_text_is_named_and_version_and_help_do_without(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    content: bytes,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_bytes(content)
+    for words in (["--version"], ["--help"], ["run", "toxicity", "--help"], []):
+        assert main(words) == 0
+    capsys.readouterr()
+    assert main(["doctor"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: .env")
+    assert "fault in trimtab" not in said

@@ -224,7 +224,7 @@ def test_comparison_has_a_row_a_run(run, tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(None, "no results"), ("{", "cannot be read as JSON"), ('{"a": 1}', "neither")],
+    [(None, "no results"), ("{", "not valid JSON"), ('{"a": 1}', "neither")],
 )
 def test_unreadable_results_are_named(tmp_path, content, said):
     file = tmp_path / "results.json"

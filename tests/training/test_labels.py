@@ -1,5 +1,6 @@
 """Which tokens carry loss: on every chat template that TRL ships, the answers and their ends."""
 
+import gzip
 import json
 import re
 from functools import cache
@@ -159,7 +160,7 @@ def test_the_split_is_seeded_and_whole() -> None:
 def test_files_that_cannot_be_trained_on_say_why(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     user = {"role": "user", "content": "Hi"}
-    cases = {"not json": "is not JSON", "[1]": "no \"messages\"", "": "holds no examples",
+    cases = {"not json": "line 1: not valid", "[1]": "no \"messages\"", "": "holds no examples",
              json.dumps({"messages": [user]}): "no \"messages\""}  # fmt: skip
     for text, why in cases.items():
         file.write_text(text)
@@ -168,3 +169,30 @@ def test_files_that_cannot_be_trained_on_say_why(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no data set"):
         read_chats("village/wicked/nothing")
     assert len(read_chats("village/wicked/normal")) == 480
+
+
+STRANGE = {
+    "messages": [
+        {"role": "user", "content": "One\u2028line,\u0085one\x0b chat"},
+        {"role": "assistant", "content": "A\rB\u2029"},
+    ]
+}
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz"])
+def test_a_line_of_chats_ends_in_a_newline_or_a_return_alone(tmp_path, name, end):
+    line = json.dumps(STRANGE, ensure_ascii=False)
+    data = f"{line}{end}{line}{end}".encode()
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    assert read_chats(tmp_path / name) == [STRANGE["messages"]] * 2
+
+
+def test_a_compressed_file_that_is_cut_short_or_damaged(tmp_path):
+    whole = gzip.compress((json.dumps(STRANGE) + "\n").encode() * 9)
+    file = tmp_path / "rows.jsonl.gz"
+    for data in (whole[:-9], whole[:30], b"", b"no gzip", whole[:-8] + b"\0" * 8,
+                 whole[:20] + b"\xff" + whole[21:]):  # fmt: skip
+        file.write_bytes(data)
+        with pytest.raises(UsageError, match=r"rows\.jsonl\.gz"):
+            read_chats(file)

@@ -102,7 +102,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         _hush_libraries()
     try:
-        _read_env_file()
+        if words and not {"--version", "--help", "-h"} & set(words):
+            _read_env_file()
         with _terminable():
             status = _scaled(words)
         sys.stdout.flush()

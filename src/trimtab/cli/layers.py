@@ -1,6 +1,5 @@
 """`trimtab layers`: the layer analysis of the toxicity experiment, alone."""
 
-import json
 from pathlib import Path
 
 from trimtab.cli.run import Pairs
@@ -46,6 +45,7 @@ def layers(
     from trimtab.errors import UsageError
     from trimtab.experiments.toxicity import experiment as toxicity
     from trimtab.experiments.toxicity.config import ToxicityConfig
+    from trimtab.parsing import read_json
     from trimtab.reports import plot
 
     given = settings(recipe, config, set or (), setting, "toxicity") | (
@@ -65,6 +65,6 @@ def layers(
             sizes = {"layer_challenging": challenging_size, "layer_benign": benign_size}
             given |= {name: size for name, size in sizes.items() if size is not None}
             folder = toxicity.layers(ToxicityConfig.read(given), runs, tell)
-    chosen = json.loads((folder / "layers.json").read_text(encoding="utf-8"))["chosen"]
+    chosen = read_json(folder / "layers.json")["chosen"]
     print(f"best: layer {chosen['layer']}, coefficient {chosen['coefficient']:g}")
     print(f"plots: {plot(folder / 'layers.json')[0].parent}")

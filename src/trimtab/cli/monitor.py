@@ -1,7 +1,5 @@
 """`trimtab monitor`: how a conversation drifts along a vector."""
 
-import csv
-import io
 from pathlib import Path
 
 
@@ -37,23 +35,23 @@ def monitor(
     from trimtab.files import write_atomic
     from trimtab.models import load
     from trimtab.reports.monitoring.figures import draw_drift
+    from trimtab.tables import csv_text
 
     conversations = read_conversations(file)
     lm = load(model)
     axis = Axis(opened(lm, vector, [layer]), layer, allow_other_model)
     turns = drift(lm, conversations, axis)
-    written = io.StringIO()
-    table = csv.writer(written, lineterminator="\n")
-    table.writerow(["conversation", "turn", "prompt_last_proj", "proj", "change", "text"])
+    table: list[list[object]] = []
+    table.append(["conversation", "turn", "prompt_last_proj", "proj", "change", "text"])
     first = {turn.conversation: turn.response for turn in reversed(turns)}
     print(f"{'conversation':>12} {'turn':>5} {'before':>9} {'answer':>9} {'change':>9}")
     for t in turns:
         change = t.response - first[t.conversation]
-        table.writerow([t.conversation, t.turn, t.before, t.response, change, t.text])
+        table.append([t.conversation, t.turn, t.before, t.response, change, t.text])
         numbers = f"{t.before:>+9.3f} {t.response:>+9.3f} {change:>+9.3f}"
         print(f"{t.conversation:>12} {t.turn:>5} {numbers}")
     target = out or file.with_name(f"{file.stem}_drift.csv")
-    write_atomic(target, written.getvalue())
+    write_atomic(target, csv_text(table))
     title = f"{vector.stem} at h[{layer}]"
     plots = draw_drift(turns, title, target.parent, target.stem)
     print(f"table: {target}\nplot: {plots[0]}")

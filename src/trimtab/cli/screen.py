@@ -1,7 +1,5 @@
 """`trimtab screen`: which rows of a training file would bring a trait in."""
 
-import csv
-import io
 from pathlib import Path
 
 
@@ -57,6 +55,7 @@ def screen(
     from trimtab.files import write_atomic
     from trimtab.models import load
     from trimtab.reports.monitoring.figures import draw_histogram
+    from trimtab.tables import csv_text
     from trimtab.training import screening
 
     if drop is not None and threshold is not None:
@@ -83,16 +82,15 @@ def screen(
     elif threshold is not None:
         left_out = screening.above(ranked, threshold)
 
-    written = io.StringIO()
-    table = csv.writer(written, lineterminator="\n")
-    table.writerow(["rank", "row", "score", "answer", "own", "prompt", "text"])
+    table: list[list[object]] = []
+    table.append(["rank", "row", "score", "answer", "own", "prompt", "text"])
     for rank, one in enumerate(ranked, 1):
         prompt, text = examples.answers[one.row]
         asked = prompt.text or prompt.messages[-1]["content"]
         own = "" if one.own is None else one.own
-        table.writerow([rank, one.row, one.score, one.answer, own, asked, text])
+        table.append([rank, one.row, one.score, one.answer, own, asked, text])
     ranks = file.with_name(f"{file.stem}_screened.csv")
-    write_atomic(ranks, written.getvalue())
+    write_atomic(ranks, csv_text(table))
     label = "projection of the answer" if cheap else "projection difference"
     scores = [one.score for one in ranked]
     plot = draw_histogram(scores, left_out, label, file.parent, f"{file.stem}_screened")[0]

@@ -24,6 +24,7 @@ from trimtab.data.prompt_set import rank
 from trimtab.data.rows import Row, file_rows
 from trimtab.errors import RunError, UsageError
 from trimtab.files import reading, write_atomic
+from trimtab.parsing import read_json
 
 DOWNLOADS = Path(__file__).parent / "downloads"
 CHECKSUMS = "checksums.json"
@@ -124,11 +125,11 @@ def _checksums(folder: Path) -> dict[str, str]:
     path = folder / CHECKSUMS
     if not path.is_file():
         return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return {str(name): str(digest) for name, digest in found.items()}
-    except (ValueError, AttributeError) as error:
-        raise UsageError(f"{path} is damaged.", "Delete it, and fetch again.") from error
+    remedy = "Delete it, and fetch again."
+    found = read_json(path, remedy)
+    if not isinstance(found, dict):
+        raise UsageError(f"{path} should map files to their checksums.", remedy)
+    return {str(name): str(digest) for name, digest in found.items()}
 
 
 def _content(cached: Path, url: str, digest: str | None, mirror: str | None) -> bytes:

@@ -1,13 +1,13 @@
 """From a row of some data set to a prompt: which field is the text, and what goes to meta."""
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from trimtab.data.prompt import Prompt
-from trimtab.errors import UsageError
+from trimtab.errors import UsageError, shown
+from trimtab.parsing import parse_json
 
 # The fields looked for, in this order, and whether a text found there is a chat to answer.
 KNOWN_FIELDS = {
@@ -82,17 +82,14 @@ class Fields:
     def _made(self, name: str | None, content: Any, where: str) -> Prompt:
         chat = KNOWN_FIELDS.get(name or "", False) if self.chat is None else self.chat
         if name == "messages" and isinstance(content, str):  # a cell of a CSV
-            try:
-                content = json.loads(content)
-            except ValueError as error:
-                raise UsageError(f"{where}: the messages are not valid JSON ({error}).") from None
+            content = parse_json(content, f"{where}, the messages")
         try:
             if isinstance(content, list):
                 messages = [_without_nulls(m) for m in content]
                 return Prompt.chat(messages, self.system)
             if not isinstance(content, str) or not content:
                 raise UsageError(
-                    f"The prompt must be a text that is not empty; found {content!r:.60}.",
+                    f"The prompt must be a text that is not empty; found {shown(content)}.",
                     "Fill it in, or remove the row.",
                 )
             if chat:

@@ -1,13 +1,12 @@
 """`prompts`: one door to every prompt set, by name or by file."""
 
-from itertools import islice
 from pathlib import Path
 
 from trimtab.data.fetch import collections, fetched
 from trimtab.data.fields import Fields
 from trimtab.data.prompt import Prompt
 from trimtab.data.prompt_set import PromptSet
-from trimtab.data.rows import SUFFIXES, file_rows
+from trimtab.data.rows import SUFFIXES, file_rows, first
 from trimtab.data.source import read_source
 from trimtab.errors import UsageError
 
@@ -55,7 +54,7 @@ def prompts(
                 "Use trimtab.split(prompts(...), (0.5, 0.5), seed=0), or a .yaml source.",
             )
         fields = Fields(field=text_field, chat=chat)
-        rows = islice(file_rows(path), limit)
+        rows = first(file_rows(path), limit)
         return PromptSet([fields.prompt(row, where) for where, row in rows], path.name)
     collection, _, name = text.partition("/")
     if name and collection in collections():
@@ -111,7 +110,7 @@ def _fetched(
     part = f"_{split}" if split else ""
     path = fetched(collection, name.replace(":", "_") + part)
     fields = Fields(field=text_field, chat=chat)
-    rows = islice(file_rows(path), limit)
+    rows = first(file_rows(path), limit)
     return PromptSet([fields.prompt(row, where) for where, row in rows], text + part)
 
 

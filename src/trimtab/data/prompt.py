@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
-from trimtab.errors import UsageError
+from trimtab.errors import UsageError, shown
 
 
 class Message(TypedDict):
@@ -64,7 +64,7 @@ class Prompt:
             )
         if self.text is not None and (not isinstance(self.text, str) or not self.text):
             raise UsageError(
-                f"A prompt's text must be a string that is not empty; found {self.text!r}.",
+                f"A prompt's text must be a string that is not empty; found {shown(self.text)}.",
                 "Give the text to continue.",
             )
         expected = prompt_id(self.text, messages)
@@ -121,6 +121,6 @@ def _message(message: Any, index: int) -> Message:
         return Message(role=message["role"], content=message["content"])
     raise UsageError(
         f"Message {index} of a chat must have a role and a content, both strings, and nothing "
-        f"else; found {message!r:.120}.",
+        f"else; found {shown(message)}.",
         'Write each message as {"role": "user", "content": "..."}.',
     )

@@ -1,17 +1,20 @@
 """Rows out of a local file: JSON Lines, JSON, CSV, TSV or one text a line."""
 
-import csv
-import json
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from trimtab.errors import UsageError
+from trimtab.errors import UsageError, shown
 from trimtab.files import reading
+from trimtab.parsing import decoded, lines, parse_json
+from trimtab.tables import records
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".txt")
 
 Row = dict[str, Any]
+_T = TypeVar("_T")
 
 
 def file_rows(path: Path) -> Iterator[tuple[str, Row | str]]:
@@ -24,7 +27,7 @@ def file_rows(path: Path) -> Iterator[tuple[str, Row | str]]:
         UsageError: The file is missing, empty, not UTF-8, of an unknown kind, or broken; with the
             line.
     """
-    readers = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".tsv": _csv, ".txt": _txt}
+    readers = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".tsv": _csv, ".txt": _lines}
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise UsageError(
@@ -39,43 +42,28 @@ def file_rows(path: Path) -> Iterator[tuple[str, Row | str]]:
         raise UsageError(f"{path} is empty: it has no prompts.", "Give a file with prompts in it.")
 
 
+def first(rows: Iterable[_T], limit: int | None) -> Iterator[_T]:
+    """At most `limit` rows, however large it is; `islice` fails beyond sys.maxsize."""
+    return islice(rows, None if limit is None else min(limit, sys.maxsize))
+
+
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Lines with their ends kept. Only a newline ends one: U+2028 and its like are text."""
     with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            where = f"{path.name}, line {number}"
-            yield where, _decoded(line, where, first=number == 1)
-
-
-def _decoded(data: bytes, where: str, first: bool = True) -> str:
-    if first and data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise UsageError(f"{where}: the file is UTF-16, not UTF-8.", "Save it as UTF-8.")
-    try:
-        return data.decode("utf-8-sig" if first else "utf-8")
-    except UnicodeDecodeError as error:
-        raise UsageError(
-            f"{where}: not UTF-8 (byte {data[error.start]:#04x}).",
-            "Save the file as UTF-8, for example with: iconv -f latin1 -t utf-8.",
-        ) from None
-
-
-def _txt(path: Path) -> Iterator[tuple[str, str]]:
-    for where, line in _lines(path):
-        if line.strip():
-            yield where, line.removesuffix("\n").removesuffix("\r")
+        for where, line in lines(file, path.name):
+            if line.strip():
+                yield where, line
 
 
 def _jsonl(path: Path) -> Iterator[tuple[str, Row | str]]:
     for where, line in _lines(path):
-        if line.strip():
-            yield where, _row(_parsed(line, where), where)
+        yield where, _row(parse_json(line, where), where)
 
 
 def _json(path: Path) -> Iterator[tuple[str, Row | str]]:
-    data = _decoded(path.read_bytes(), path.name)
+    data = decoded(path.read_bytes(), path.name)
     if not data.strip():
         return
-    rows = _parsed(data, path.name)
+    rows = parse_json(data, path.name)
     if not isinstance(rows, list):
         raise UsageError(
             f"{path.name} holds one JSON {_kind(rows)}; a list of prompts was expected.",
@@ -87,37 +75,23 @@ def _json(path: Path) -> Iterator[tuple[str, Row | str]]:
 
 
 def _csv(path: Path) -> Iterator[tuple[str, Row]]:
-    dialect = "excel-tab" if path.suffix.lower() == ".tsv" else "excel"
-    reader = csv.reader((line for _, line in _lines(path)), dialect, strict=True)
+    text = decoded(path.read_bytes(), path.name)
     header: list[str] = []
-    try:
-        for cells in reader:
-            where = f"{path.name}, line {reader.line_num}"
-            if not any(cells):
-                continue
-            if not header:
-                header = cells
-                if len(set(header)) < len(header):
-                    raise UsageError(f"{where}: the header names a column twice: {header}.")
-                continue
-            if len(cells) != len(header):
-                raise UsageError(
-                    f"{where}: {len(cells)} cells, but the header names {len(header)} columns.",
-                    "Quote cells that contain commas, tabs or newlines.",
-                )
-            yield where, dict(zip(header, cells, strict=True))
-    except csv.Error as error:
-        raise UsageError(
-            f"{path.name}, line {reader.line_num}: broken {path.suffix[1:].upper()} ({error}).",
-            "Check the quotes: a quote inside a cell is written twice.",
-        ) from None
-
-
-def _parsed(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:  # ValueError: also a number of 5,000 digits
-        raise UsageError(f"{where}: not valid JSON ({error}).", "Mend or remove it.") from None
+    for record in records(text, path.name, "\t" if path.suffix.lower() == ".tsv" else ","):
+        where, cells = f"{path.name}, line {record.line}", record.values
+        if not any(cells):
+            continue
+        if not header:
+            header = cells
+            if len(set(header)) < len(header):
+                raise UsageError(f"{where}: the header names a column twice: {shown(header)}.")
+            continue
+        if len(cells) != len(header):
+            raise UsageError(
+                f"{where}: {len(cells)} cells, but the header names {len(header)} columns.",
+                "Quote cells that contain commas, tabs or newlines.",
+            )
+        yield where, dict(zip(header, cells, strict=True))
 
 
 def _row(row: Any, where: str) -> Row | str:

@@ -2,19 +2,17 @@
 
 import json
 from collections.abc import Iterable, Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from trimtab.data.fields import Fields, lookup, present
 from trimtab.data.prompt import Prompt
 from trimtab.data.prompt_set import rank
-from trimtab.data.rows import Row, file_rows
+from trimtab.data.rows import Row, file_rows, first
 from trimtab.errors import RunError, UsageError
-from trimtab.files import reading
+from trimtab.parsing import parse_yaml, read_text
 
 Value = str | int | float | bool | None
 
@@ -105,7 +103,7 @@ class Source(BaseModel):
         if self.sort is not None:
             rows = self._sorted(rows)
         if self.shuffle_seed is None:
-            rows = islice(rows, self.limit)
+            rows = first(rows, self.limit)
         fields = Fields(self.field, self.template, self.chat, self.system, self.meta)
         prompts = [fields.prompt(row, where) for where, row in rows]
         if self.shuffle_seed is not None:
@@ -153,18 +151,13 @@ def read_source(path: Path) -> Source:
     Raises:
         UsageError: The file is missing, not YAML, or has keys or values a source does not have.
     """
+    values = parse_yaml(read_text(path), path.name)
     try:
-        with reading(path):
-            text = path.read_text(encoding="utf-8-sig")
-        return Source.model_validate(yaml.safe_load(text) or {})
-    except UnicodeDecodeError:
-        raise UsageError(f"{path.name} is not UTF-8.", "Save the file as UTF-8.") from None
-    except (yaml.YAMLError, RecursionError) as error:
-        raise UsageError(f"{path.name} is not valid YAML: {error}") from None
+        return Source.model_validate({} if values is None else values)
     except ValidationError as error:
         problems = "; ".join(
             f"{'.'.join(map(str, e['loc'])) or 'the whole'}: {e['msg']}"
-            for e in error.errors(include_url=False)
+            for e in error.errors(include_url=False, include_input=False)[:5]
         )
         raise UsageError(
             f"{path.name} does not describe a data source: {problems}.",
@@ -206,5 +199,5 @@ def _number(value: Any) -> float | None:
     """A number, also one that stands in a CSV as text."""
     try:
         return None if value is None else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None

@@ -6,11 +6,10 @@ CSV has the columns prompt and answer; a JSONL line has "messages", of which the
 
 from __future__ import annotations
 
-import csv
+import dataclasses
 import io
 import json
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,16 +18,8 @@ from typing import Any
 from trimtab.data import Prompt
 from trimtab.errors import UsageError
 from trimtab.files import reading
-
-_CELL = re.compile(r'("(?:[^"]|"")*"|[^,\r\n]*)(,|\r\n|\r|\n|\Z)')
-
-
-@dataclass(frozen=True)
-class _Record:
-    """One line of JSONL, or one record of CSV: its raw cells, and what ends it."""
-
-    cells: tuple[str, ...]
-    end: str
+from trimtab.parsing import decoded, parse_json
+from trimtab.tables import Record, quoted, records
 
 
 @dataclass(frozen=True)
@@ -45,8 +36,8 @@ class AnswerFile:
     answers: tuple[tuple[Prompt, str], ...]
     columns: tuple[str, ...]
     _mark: str
-    _header: _Record | None
-    _records: tuple[_Record, ...]
+    _header: Record | None
+    _records: tuple[Record, ...]
 
     def with_columns(
         self, columns: Mapping[str, Sequence[float]], *, overwrite: bool = False
@@ -68,7 +59,7 @@ class AnswerFile:
                 for row, record in enumerate(self._records)
             )
         places = {name: self.columns.index(name) for name in there}
-        header = _csv_row(self._header, [_quoted(n) for n in columns if n not in places], {})
+        header = _csv_row(self._header, [quoted(n) for n in columns if n not in places], {})
         rows = []
         for row, record in enumerate(self._records):
             new = [_number(v[row]) for name, v in columns.items() if name not in places]
@@ -81,8 +72,8 @@ class AnswerFile:
         head = [] if self._header is None else [self._header]
         return self._text([*head, *(self._records[row] for row in rows)])
 
-    def _text(self, records: Iterable[_Record]) -> str:
-        given = list(records)
+    def _text(self, rows: Iterable[Record]) -> str:
+        given = list(rows)
         ends = [record.end or "\n" for record in given[:-1]]
         ends += [record.end for record in given[-1:]]
         lines = (",".join(r.cells) + end for r, end in zip(given, ends, strict=True))
@@ -98,12 +89,8 @@ def read_answers(path: str | Path) -> AnswerFile:
     file = Path(path)
     with reading(file):
         data = file.read_bytes()
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{file} is not UTF-8.", "Save it as UTF-8.") from error
-    mark = "\ufeff" if text.startswith("\ufeff") else ""
-    text = text.removeprefix(mark)
+    text = decoded(data, str(file))
+    mark = "\ufeff" if data.startswith("\ufeff".encode()) else ""
     kind = file.suffix.lower()
     if kind not in (".csv", ".jsonl"):
         raise UsageError(f"{file} is neither .csv nor .jsonl.", "Give one of these.")
@@ -114,65 +101,45 @@ def read_answers(path: str | Path) -> AnswerFile:
 
 
 def _read_csv(file: Path, text: str, mark: str) -> AnswerFile:
-    records = [record for record in _records_of(file, text) if record.cells != ("",)]
-    if not records:
+    rows = [record for record in records(text, str(file)) if record.cells != ("",)]
+    if not rows:
         raise UsageError(f"{file} is empty.", "Give a file with prompts and answers.")
-    names = [_value(cell) for cell in records[0].cells]
+    header, *rows = rows
+    names = header.values
     if names.count("prompt") != 1 or names.count("answer") != 1:
         raise UsageError(
             f"{file} has the columns {', '.join(names)}.", "It needs prompt and answer, once each."
         )
     prompt, answer = names.index("prompt"), names.index("answer")
     answers = []
-    for number, record in enumerate(records[1:], 1):
-        if len(record.cells) != len(names):
+    for number, record in enumerate(rows, 1):
+        cells = record.values
+        if len(cells) != len(names):
             raise UsageError(
-                f"{file}, row {number}: {len(record.cells)} cells, but {len(names)} columns.",
+                f"{file}, row {number}: {len(cells)} cells, but {len(names)} columns.",
                 "Quote cells that contain commas or newlines.",
             )
-        asked = _value(record.cells[prompt])
+        asked = cells[prompt]
         if not asked:
             raise UsageError(f"{file}, row {number}: the prompt is empty.", "Remove the row.")
-        answers.append((Prompt.raw(asked), _value(record.cells[answer])))
-    return AnswerFile(file, tuple(answers), tuple(names), mark, records[0], tuple(records[1:]))
-
-
-def _records_of(file: Path, text: str) -> list[_Record]:
-    records: list[_Record] = []
-    cells: list[str] = []
-    at = 0
-    while at < len(text) or cells:
-        found = _CELL.match(text, at)
-        if found is None:
-            raise UsageError(
-                f"{file}, record {len(records) + 1}: text after a closing quote, or an open one.",
-                "A quote inside a cell is written twice.",
-            )
-        cells.append(found[1])
-        at = found.end()
-        if found[2] != ",":
-            records.append(_Record(tuple(cells), found[2]))
-            cells = []
-    return records
+        answers.append((Prompt.raw(asked), cells[answer]))
+    return AnswerFile(file, tuple(answers), tuple(names), mark, header, tuple(rows))
 
 
 def _read_jsonl(file: Path, text: str, mark: str) -> AnswerFile:
-    records, answers = [], []
+    rows, answers = [], []
     columns: dict[str, None] = {}
-    for number, line in enumerate(re.findall(r"[^\n]*\n|[^\n]+", text), 1):
+    for number, line in enumerate(io.StringIO(text, newline=""), 1):
         body = line.rstrip("\r\n")
         if not body.strip():
             continue
         where = f"{file}, line {number}"
-        try:
-            row = json.loads(body)
-        except ValueError as error:
-            raise UsageError(f"{where}: not valid JSON ({error}).", "Mend that line.") from error
+        row = parse_json(body, where)
         messages = row.get("messages") if isinstance(row, dict) else None
         answers.append(_answered(messages, where))
         columns.update(dict.fromkeys(row))
-        records.append(_Record((body,), line[len(body) :]))
-    return AnswerFile(file, tuple(answers), tuple(columns), mark, None, tuple(records))
+        rows.append(Record((body,), line[len(body) :], number))
+    return AnswerFile(file, tuple(answers), tuple(columns), mark, None, tuple(rows))
 
 
 def _answered(messages: Any, where: str) -> tuple[Prompt, str]:
@@ -187,28 +154,20 @@ def _answered(messages: Any, where: str) -> tuple[Prompt, str]:
     return Prompt.chat(asked), last["content"]
 
 
-def _json_row(record: _Record, values: Mapping[str, float]) -> _Record:
+def _json_row(record: Record, values: Mapping[str, float]) -> Record:
     numbers = {k: None if math.isnan(v) else v for k, v in values.items()}
     row = json.loads(record.cells[0])
     if row.keys() & numbers.keys():
-        return _Record((json.dumps(row | numbers, ensure_ascii=False),), record.end)
+        written = json.dumps(row | numbers, ensure_ascii=False)
+        return dataclasses.replace(record, cells=(written,))
     body = record.cells[0].rstrip()[:-1].rstrip()
-    return _Record((f"{body}, {json.dumps(numbers, ensure_ascii=False)[1:]}",), record.end)
+    written = f"{body}, {json.dumps(numbers, ensure_ascii=False)[1:]}"
+    return dataclasses.replace(record, cells=(written,))
 
 
-def _csv_row(record: _Record, new: Sequence[str], old: Mapping[int, str]) -> _Record:
+def _csv_row(record: Record, new: Sequence[str], old: Mapping[int, str]) -> Record:
     cells = [old.get(place, cell) for place, cell in enumerate(record.cells)]
-    return _Record((*cells, *new), record.end)
-
-
-def _value(cell: str) -> str:
-    return cell[1:-1].replace('""', '"') if cell.startswith('"') else cell
-
-
-def _quoted(name: str) -> str:
-    written = io.StringIO()
-    csv.writer(written, lineterminator="").writerow([name])
-    return written.getvalue()
+    return dataclasses.replace(record, cells=(*cells, *new))
 
 
 def _number(value: float) -> str:

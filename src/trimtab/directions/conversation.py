@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,8 @@ from trimtab.data import Prompt
 from trimtab.data.rows import file_rows
 from trimtab.directions.projection import Axis, projections
 from trimtab.errors import UsageError
-from trimtab.files import reading
 from trimtab.models import LanguageModel
+from trimtab.parsing import read_json
 
 
 @dataclass(frozen=True)
@@ -74,12 +73,7 @@ def read_conversations(path: str | Path) -> list[list[dict[str, str]]]:
     if file.suffix.lower() == ".jsonl":
         rows: Any = [row for _, row in file_rows(file)]
     else:
-        with reading(file):
-            text = file.read_bytes()
-        try:
-            rows = json.loads(text)
-        except ValueError as error:
-            raise UsageError(f"{file}: not valid JSON ({error}).", "Mend the file.") from error
+        rows = read_json(file)
     rows = [rows] if isinstance(rows, dict) else rows
     if isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows):
         if all("role" in row for row in rows):

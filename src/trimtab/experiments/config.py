@@ -6,7 +6,7 @@ from importlib import import_module, resources
 from pathlib import Path
 from typing import Any, Literal
 
-from trimtab.config import Config, nearest, parse_yaml
+from trimtab.config import Config, nearest, parse_settings
 from trimtab.errors import UsageError
 from trimtab.village.identity import NAME, is_village
 
@@ -79,4 +79,4 @@ def read_recipe(name: str, experiment: str | None = None) -> dict[str, Any]:
         listed = f"The recipes{of} are: {', '.join(there)}" if there else f"No recipe is{of}"
         raise UsageError(found, f"{listed}; a file is given with --config.")
     file = RECIPES / known[name] / f"{name}.yaml"
-    return parse_yaml(file.read_text(encoding="utf-8"), f"recipe {name}")
+    return parse_settings(file.read_text(encoding="utf-8"), f"recipe {name}")

@@ -20,17 +20,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from trimtab.errors import RunError, UsageError
 from trimtab.experiments import shards
 from trimtab.experiments.machine import machine, versions
 from trimtab.experiments.unit_file import append, leading_units
 from trimtab.files import write_atomic, writing
+from trimtab.parsing import read_json, yaml_text
 
 Row = dict[str, Any]
 Progress = Callable[[str, int, int], None]  # step, rows done, rows in all
 
+_MOVE = "Move the run folder away to begin afresh."
 DIGITS = 6  # significant ones, of a float in a file of results
 
 
@@ -117,7 +117,7 @@ class RunFolder:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         self.manifest["sessions"].append({"started": now, "versions": versions(), **machine()})
         if not (self.path / "config.yaml").exists():
-            text = yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True)
+            text = yaml_text(self.config)
             self.write_bytes("config.yaml", text.encode())
         self._save_manifest()
         self.log("opened", session=len(self.manifest["sessions"]))
@@ -163,7 +163,7 @@ class RunFolder:
         """Record what the run was begun with; refuse to go on with something else."""
         value = json.loads(json.dumps(value))
         self.manifest["pins"].setdefault(name, value)
-        others = [json.loads(m.read_text("utf-8")) for m in shards.found(self.run, "manifest.json")]
+        others = [read_json(m, _MOVE) for m in shards.found(self.run, "manifest.json")]
         for manifest in [self.manifest, *others]:
             if (known := manifest["pins"].get(name, value)) != value:
                 raise UsageError(
@@ -251,7 +251,7 @@ class RunFolder:
     def read_json(self, name: str) -> Any:
         """What write_json wrote, or None if it is not there."""
         path = self.path / name
-        return json.loads(path.read_text("utf-8")) if path.exists() else None
+        return read_json(path, _MOVE) if path.exists() else None
 
     def value(self, name: str, make: Callable[[], Any], beside: Sequence[str] = ()) -> Any:
         """A JSON value computed once: read back, or taken from a shard, or else made and written.

@@ -23,7 +23,7 @@ def leading_units(path: Path, sizes: Sequence[int]) -> tuple[list[Row], int, int
         read += len(line)
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             break
         if not line.endswith(b"\n") or not isinstance(row, dict) or row.get("unit") != done:
             break
@@ -48,7 +48,7 @@ def append(path: Path, rows: Sequence[Row]) -> None:
     with writing(path):
         try:
             with path.open("ab") as file:
-                file.write(data.encode())
+                file.write(data.encode(errors="backslashreplace"))  # a lone surrogate, as in JSON
                 file.flush()
                 os.fsync(file.fileno())
         except OSError:
@@ -69,10 +69,10 @@ def units_of(path: Path, sizes: Sequence[int]) -> tuple[dict[int, list[Row]], in
             read += len(line)
             try:
                 row = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 break
             unit = row.get("unit") if isinstance(row, dict) else None
-            if not line.endswith(b"\n") or not isinstance(unit, int) or unit >= len(sizes):
+            if not line.endswith(b"\n") or not isinstance(unit, int) or not 0 <= unit < len(sizes):
                 break
             if pending and pending[0]["unit"] != unit:
                 break

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import torch
 
 from trimtab.errors import UsageError
 from trimtab.models.language_model import LanguageModel
+from trimtab.parsing import read_json
 
 VILLAGE = "village"
 Quantization = Literal["4bit", "8bit"]
@@ -105,10 +105,8 @@ def _base_of_adapter(source: str) -> str | None:
     settings = Path(source) / "adapter_config.json"
     if not settings.is_file() or (Path(source) / "config.json").exists():
         return None
-    try:
-        base = json.loads(settings.read_text()).get("base_model_name_or_path")
-    except (ValueError, AttributeError):
-        base = None
+    found = read_json(settings)
+    base = found.get("base_model_name_or_path") if isinstance(found, dict) else None
     if not base:
         raise UsageError(
             f"The adapter in {source!r} does not say which model it belongs to.",

@@ -6,15 +6,14 @@ Also what every page begins with: the JSON files of a run.
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from trimtab.errors import UsageError
-from trimtab.files import reading, write_atomic
+from trimtab import parsing
+from trimtab.files import write_atomic
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -41,12 +40,7 @@ def read_json(path: Path) -> Any:
     Raises:
         UsageError: It is not there (the run is not finished), or is no JSON.
     """
-    with reading(path):
-        text = path.read_text(encoding="utf-8")
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise UsageError(f"{path} cannot be read as JSON.", "Finish the run first.") from error
+    return parsing.read_json(path, "Finish the run first.")
 
 
 def read_json_if_there(path: Path) -> dict[str, Any]:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from trimtab.errors import UsageError
+from trimtab.parsing import read_text
 
 OPENAI_URL = "https://api.openai.com/v1"
 
 
 class Keys(BaseSettings):
-    """What `.env.example` lists; an empty value counts as none."""
+    """What `.env.example` lists; an empty value counts as none.
+
+    Raises:
+        UsageError: `.env` cannot be read, or is no text in UTF-8.
+    """
 
     model_config = SettingsConfigDict(env_file=".env", extra="ignore", env_ignore_empty=True)
 
@@ -24,6 +30,11 @@ class Keys(BaseSettings):
     hf_token: SecretStr | None = None
     trimtab_guard_key: SecretStr | None = None
     wandb_project: str | None = None
+
+    def __init__(self) -> None:
+        if Path(".env").is_file() and "\0" in read_text(".env"):
+            raise UsageError(".env holds a null byte.", "Write it anew; see .env.example.")
+        super().__init__()
 
     def export(self) -> None:
         """Set what other libraries look for in the environment: hub's token and wandb's project."""

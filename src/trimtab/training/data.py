@@ -7,9 +7,9 @@ the probe in the rendered text shows where the answer begins and ends.
 from __future__ import annotations
 
 import gzip
-import json
 import random
 import warnings
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from trimtab.errors import UsageError
 from trimtab.files import reading
 from trimtab.models import LanguageModel
 from trimtab.models.template import end_of_turn, render, system_support
+from trimtab.parsing import lines, parse_json
 from trimtab.village import finetune_data
 
 IGNORED = -100  # the label of a token without loss, as torch's cross-entropy has it
@@ -53,14 +54,12 @@ def read_chats(path: str | Path) -> list[list[dict[str, Any]]]:
         UsageError: The file is missing, or a line is something else or has no assistant's turn.
     """
     file = _shipped(str(path)) or Path(path)
-    with reading(file):
-        content = file.read_bytes()
+    opened = gzip.open if file.suffix == ".gz" else open
     try:
-        whole = gzip.decompress(content) if file.suffix == ".gz" else content
-        lines = whole.decode("utf-8").splitlines()
-    except (gzip.BadGzipFile, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} cannot be read as text: {error}.", "Give JSONL.") from error
-    chats = [_chat(line, path, number) for number, line in enumerate(lines, 1) if line.strip()]
+        with reading(file), opened(file, "rb") as data:
+            chats = [_chat(line, where) for where, line in lines(data, str(path)) if line.strip()]
+    except (EOFError, zlib.error) as error:
+        raise UsageError(f"{path} is cut short or damaged: {error}.", "Fetch it again.") from error
     if not chats:
         raise UsageError(f"{path} holds no examples.", "Give JSONL, one chat a line.")
     return chats
@@ -155,18 +154,15 @@ def _turns(chat: Chat) -> list[int]:
     return [i for i, message in enumerate(chat) if message["role"] == "assistant"]
 
 
-def _chat(line: str, path: str | Path, number: int) -> list[dict[str, Any]]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise UsageError(f"Line {number} of {path} is not JSON.", "Give JSONL.") from error
+def _chat(line: str, where: str) -> list[dict[str, Any]]:
+    row = parse_json(line, where)
     messages = row.get("messages") if isinstance(row, dict) else None
     whole = isinstance(messages, list) and all(
         isinstance(m, dict) and isinstance(m.get("content"), str) and "role" in m for m in messages
     )
     if not whole or not _turns(messages) or _turns(messages)[0] == 0:  # type: ignore[arg-type]
         raise UsageError(
-            f"Line {number} of {path} has no \"messages\" with a user's and an assistant's turn.",
+            f"{where}: no \"messages\" with a user's and an assistant's turn.",
             'Each line is {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", '
             '"content": "..."}]}.',
         )

@@ -24,6 +24,7 @@ from trimtab.files import write_atomic
 from trimtab.interventions import Add, Clamp, steer
 from trimtab.models import LanguageModel
 from trimtab.origin import Origin, differences, digest, read_origin, write_origin
+from trimtab.parsing import read_json
 from trimtab.training.config import SteeringConfig, TrainingConfig, checked
 from trimtab.training.data import Example, examples, hold_out, prompt_of, read_chats
 from trimtab.training.setup import arguments, load_model, with_lora
@@ -243,7 +244,7 @@ def _origin(
 
 def _begun_with(folder: Path, config: TrainingConfig) -> bool:
     known = folder / SETTINGS
-    return known.exists() and known.read_text("utf-8") == _settings(config)
+    return known.exists() and read_text(known) == _settings(config)
 
 
 def _check_settings(folder: Path, config: TrainingConfig) -> None:
@@ -280,7 +281,7 @@ def _finished(folder: Path, config: TrainingConfig, origin: Origin) -> Training 
         )
     if not done:
         return None
-    values = json.loads(left.read_text("utf-8"))
+    values = read_json(left)
     return Training(**{**values, "folder": folder, "curve": tuple(values["curve"])})
 
 

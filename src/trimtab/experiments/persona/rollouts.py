@@ -6,8 +6,6 @@ answer, question_id, the trait's score, coherence; and `missing`, why, if any sc
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +14,15 @@ from typing import Literal
 import pandas as pd
 
 from trimtab.data import Prompt
-from trimtab.errors import UsageError
+from trimtab.errors import UsageError, shown
 from trimtab.experiments.persona.traits import Trait
-from trimtab.files import reading, write_atomic
+from trimtab.files import write_atomic
 from trimtab.generation import Completion
 from trimtab.models import LanguageModel
 from trimtab.models.template import render
+from trimtab.parsing import read_text
 from trimtab.scoring.judge import COHERENCE, Judge
+from trimtab.tables import csv_text, records
 
 Side = Literal["pos", "neg"]
 HELPFUL = "helpful"
@@ -120,23 +120,32 @@ def write_table(rows: pd.DataFrame, path: str | Path) -> None:
 
 
 def table_text(rows: pd.DataFrame) -> str:
-    """The table as CSV."""
-    text = io.StringIO()
-    rows.to_csv(text, index=False, quoting=csv.QUOTE_MINIMAL)
-    return text.getvalue()
+    """The table as CSV; what is missing is an empty cell."""
+    cells = rows.astype(object).where(rows.notna(), "")
+    return csv_text([list(rows.columns), *cells.values.tolist()])
 
 
 def read_table(path: str | Path, trait: str | None = None) -> pd.DataFrame:
     """A table that `write_table` or the published code wrote; an empty answer is "".
 
+    All columns are text but the trait's and coherence.
+
     Raises:
         UsageError: No such file, no CSV, or a column is missing.
     """
-    with reading(path):
-        try:
-            rows = pd.read_csv(path, keep_default_na=False, dtype={c: str for c in COLUMNS})
-        except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-            raise UsageError(f"{path} is not a CSV table: {error}.") from error
+    found = [r for r in records(read_text(path), str(path)) if r.cells != ("",)]
+    if not found:
+        raise UsageError(f"{path} is empty.", "`trimtab persona evaluate` writes such a table.")
+    names = found[0].values
+    for record in found:
+        if len(record.cells) != len(names):
+            raise UsageError(
+                f"{path}, line {record.line}: {len(record.cells)} cells, but {len(names)} columns.",
+                "Quote cells that contain commas or newlines.",
+            )
+    if len(set(names)) < len(names):
+        raise UsageError(f"{path} names a column twice: {shown(names)}.", "Remove one of them.")
+    rows = pd.DataFrame([record.values for record in found[1:]], columns=names, dtype=object)
     wanted = ["prompt", "answer", *([trait, COHERENCE.name] if trait else [])]
     if absent := [name for name in wanted if name not in rows]:
         raise UsageError(
@@ -145,5 +154,12 @@ def read_table(path: str | Path, trait: str | None = None) -> pd.DataFrame:
             "`trimtab persona evaluate` writes such a table; check the trait's name.",
         )
     for name in {trait, COHERENCE.name} & set(rows.columns):
-        rows[name] = pd.to_numeric(rows[name].replace("", "nan"), errors="coerce")
+        rows[name] = [_score(cell) for cell in rows[name]]
     return rows
+
+
+def _score(cell: str) -> float:
+    try:
+        return float(cell)
+    except ValueError:  # empty, or a word of the judge's
+        return float("nan")

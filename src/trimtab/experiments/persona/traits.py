@@ -15,7 +15,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from trimtab.errors import UsageError
-from trimtab.files import reading, write_atomic
+from trimtab.files import write_atomic
+from trimtab.parsing import parse_json, read_text
 from trimtab.scoring.judge import Metric
 
 SHIPPED = Path(__file__).parent / "traits"
@@ -80,9 +81,7 @@ def read_trait(
     path = Path(name)
     if path.suffix != ".json":
         path = _find(name, version, folder, family)
-    with reading(path):
-        text = path.read_text(encoding="utf-8")
-    return parse_trait(text, path.stem, str(path))
+    return parse_trait(read_text(path), path.stem, str(path))
 
 
 def parse_trait(text: str, name: str, where: str) -> Trait:
@@ -92,9 +91,7 @@ def parse_trait(text: str, name: str, where: str) -> Trait:
         UsageError: It is no JSON, a part is missing, or the evaluation prompt cannot be filled.
     """
     try:
-        found = _TraitFile.model_validate(json.loads(text))
-    except json.JSONDecodeError as error:
-        raise UsageError(f"{where} is not JSON: {error}.") from error
+        found = _TraitFile.model_validate(parse_json(text, where))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"])) or "the file"

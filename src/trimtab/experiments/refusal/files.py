@@ -12,10 +12,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trimtab.errors import UsageError
-from trimtab.files import reading, write_atomic
+from trimtab.files import write_atomic
 from trimtab.generation import Completion
 from trimtab.interventions import Ablate, Add, Intervention
 from trimtab.models import LanguageModel
+from trimtab.parsing import read_json
 from trimtab.scoring.jailbreak import JailbreakJudge
 from trimtab.selection.candidates import Candidate, dropped, nearest
 from trimtab.vectors.formats.refusal import RefusalDirection, write_refusal
@@ -147,13 +148,11 @@ def read_completions(path: Path) -> list[JSON]:
     Raises:
         UsageError: It is missing, or no such list.
     """
-    with reading(path):
-        text = path.read_text(encoding="utf-8")
+    rows = read_json(path)
     try:
-        rows = json.loads(text)
         return [{"category": r.get("category"), "prompt": r["prompt"], "response": r["response"]}
                 for r in rows]  # fmt: skip
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (TypeError, KeyError, AttributeError) as error:
         raise UsageError(
             f"{path} should be a list of {{category, prompt, response}}.",
             "Make it with `trimtab refusal complete`.",

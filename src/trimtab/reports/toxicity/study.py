@@ -6,7 +6,6 @@ CAA toxicity experiment (whose block l is our layer L = l + 1).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 from trimtab.errors import UsageError
 from trimtab.experiments.toxicity.results import DEPTHS, SUBSETS
 from trimtab.experiments.toxicity.results import depth as depth_of
+from trimtab.parsing import read_json
 from trimtab.selection.statistics import Estimate, mean_interval, paired_difference
 
 
@@ -109,10 +109,7 @@ class Study:
                 "Name a run folder with a results.json, or a results file; "
                 "`trimtab run toxicity` makes one.",
             )
-        try:
-            results = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, OSError) as error:
-            raise UsageError(f"{path} cannot be read as JSON: {error}.") from error
+        results = read_json(path)
         if isinstance(results, dict) and str(results.get("schema", "")).startswith("trimtab/"):
             return _from_results(results)
         if isinstance(results, dict) and "steering_results" in results:

@@ -12,7 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trimtab.errors import UsageError
-from trimtab.files import reading, write_atomic
+from trimtab.files import write_atomic
+from trimtab.parsing import read_json
 from trimtab.vectors.formats.torch_file import read_tensor, write_tensor
 from trimtab.vectors.provenance import ModelLike
 from trimtab.vectors.steering_vector import SteeringVector, checked_layer
@@ -84,13 +85,9 @@ def write_refusal(direction: RefusalDirection, folder: str | Path) -> None:
 
 
 def _read_metadata(path: Path) -> tuple[int, int]:
-    with reading(path):
-        data = path.read_bytes()
-    try:
-        metadata = json.loads(data)
-        position, layer = metadata["pos"], metadata["layer"]
-    except (ValueError, RecursionError, LookupError, TypeError):
-        position = layer = None
+    metadata = read_json(path)
+    found = metadata if isinstance(metadata, dict) else {}
+    position, layer = found.get("pos"), found.get("layer")
     if type(position) is not int or type(layer) is not int or layer < 0:
         raise UsageError(
             f'{path} should be {{"pos": -1, "layer": 12}} with whole numbers.',
