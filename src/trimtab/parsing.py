@@ -119,7 +119,9 @@ def parse_yaml(text: str, where: str) -> Any:
         _check_scalars(value)
         return value
     except RecursionError:
-        raise UsageError(f"{where} is not valid YAML (nested too deep).", _FLATTEN) from None
+        raise UsageError(
+            f"{where} is not valid YAML (nested too deep).", "Use fewer levels."
+        ) from None
     except yaml.MarkedYAMLError as error:
         at = error.problem_mark
         line = f" in line {at.line + 1}" if at else ""
@@ -132,7 +134,6 @@ def parse_yaml(text: str, where: str) -> Any:
         raise UsageError(f"{where} is not valid YAML: {said:.200}.", "Correct it.") from None
 
 
-_FLATTEN = "Write it with fewer levels."
 _NOT_JSON = ("timestamp", "binary", "omap", "pairs", "set")
 
 
