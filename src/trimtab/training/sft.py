@@ -24,7 +24,7 @@ from trimtab.files import write_atomic
 from trimtab.interventions import Add, Clamp, steer
 from trimtab.models import LanguageModel
 from trimtab.origin import Origin, differences, digest, read_origin, write_origin
-from trimtab.parsing import read_json
+from trimtab.parsing import read_json, read_text
 from trimtab.training.config import SteeringConfig, TrainingConfig, checked
 from trimtab.training.data import Example, examples, hold_out, prompt_of, read_chats
 from trimtab.training.setup import arguments, load_model, with_lora
