@@ -231,7 +231,7 @@ def test_a_plain_tensor_takes_the_model_s_name_and_the_convention() -> None:
         (torch.ones(5, 0), {}, r"\[5, 0\]"),
         (torch.ones(4, 3), {"model": model()}, r"\[5, 3\]; found \[4, 3\]"),
         (torch.ones(5, 2), {"model": model()}, r"\[5, 3\]; found \[5, 2\]"),
-        (torch.ones(4), {"model": model(), "layer": 1}, r"\[5, 3\]; found \[5, 4\]"),
+        (torch.ones(4), {"model": model(), "layer": 1}, r"\[3\]; found \[4\]"),
         (torch.ones(5, 3, dtype=torch.int64), {}, "int64"),
         (torch.ones(5, 3, dtype=torch.complex64), {}, "complex64"),
         ([[1.0]], {}, "list"),

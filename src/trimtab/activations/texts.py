@@ -86,7 +86,8 @@ def _prompt(text: Any) -> Prompt:
         return Prompt.raw(text)
     raise UsageError(
         f"A {type(text).__name__} is no text to read.",
-        "Give a prompt, a string, a (prompt, answer) pair or a completion.",
+        "Give a prompt, a string, a (prompt, answer) pair or a completion. A chat is "
+        'tt.Prompt.chat([{"role": "user", "content": "..."}]).',
     )
 
 

@@ -41,6 +41,12 @@ def prompts(
             the line, and what was found instead.
         RunError: A data set is not in the cache and cannot be fetched.
     """
+    if not isinstance(source, str | Path):
+        raise UsageError(
+            f"prompts takes the name of a source or a file, found a {type(source).__name__}.",
+            "Texts to continue: PromptSet([Prompt.raw(text) for text in texts]); a user's words to "
+            "answer: PromptSet([Prompt.chat(words) for words in texts]).",
+        )
     if limit is not None and limit < 1:
         raise UsageError(f"A limit of {limit} prompts leaves none.", "Give a limit of at least 1.")
     text, path = str(source), Path(source)

@@ -184,6 +184,12 @@ def _prompts(prompts: Sequence[Prompt | str]) -> list[Prompt]:
     if isinstance(prompts, str | Prompt):
         raise UsageError("generate takes a list of prompts, found one.", "Put it in brackets.")
     asked = [Prompt.raw(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
+    for number, prompt in enumerate(asked):
+        if not isinstance(prompt, Prompt):
+            raise UsageError(
+                f"Prompt {number} is a {type(prompt).__name__}; it should be a string or a Prompt.",
+                'A chat is tt.Prompt.chat([{"role": "user", "content": "..."}]).',
+            )
     if not asked:
         raise UsageError("There are no prompts to complete.", "Pass at least one.")
     return asked

@@ -25,8 +25,9 @@ class Add:
     Attributes:
         vector: a SteeringVector (its row `layer` is added), or a tensor [d].
         layer: residual index 0..n: the input of block `layer`; n is the last block's output.
-        coefficient: in units of the vector, or of the residual stream's norm with `normalize`.
-            With 0 the tokens pass through the hook and keep their bits.
+        coefficient: how many times the vector; with `normalize`, the Euclidean length of what is
+            added, in the units of the residual stream (not a multiple of the stream's norm). With
+            0 the tokens pass through the hook and keep their bits.
         positions: which tokens; "response" begins at the last prompt token.
         normalize: scale the vector to length 1 first.
 

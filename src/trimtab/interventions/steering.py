@@ -198,12 +198,16 @@ class Steering:
             () if row is None else tuple(row) if isinstance(row, Sequence) else (row,)
             for row in rows
         ]
-        for item in dict.fromkeys(item for row in tuples for item in row):
+        for item in (item for row in tuples for item in row):
             if isinstance(item, type) or not isinstance(item, Item):
+                several = isinstance(item, list | tuple)
                 raise UsageError(
                     f"Expected an intervention, found {_kind(item)}.",
-                    "Use Add, Ablate, Clamp or Conditional.",
-                )
+                    "Give them one after the other: steer(lm, a, b), or a list for each row: "
+                    "steer(lm, rows=[[a, b], [a]])." if several
+                    else "Use Add, Ablate, Clamp or Conditional.",
+                )  # fmt: skip
+        for item in dict.fromkeys(item for row in tuples for item in row):
             item.check(self._lm, self._allow_other_model)
         return tuples
 

@@ -55,6 +55,11 @@ def load(
         UsageError: Nothing there, no tokenizer, not a decoder, damaged or missing weights, an
             unknown device or dtype, a package missing, or parts that cannot be proved.
     """
+    if not isinstance(name_or_path, str | Path):
+        raise UsageError(
+            f"load takes a name or a folder, found a {type(name_or_path).__name__}.",
+            'For a model in memory: trimtab.LanguageModel(model, tokenizer, "its name").',
+        )
     source, name = _locate(str(name_or_path))
     if device is not None and device_map is not None:
         raise UsageError("Both device and device_map are given.", "Give one of them.")

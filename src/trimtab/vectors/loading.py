@@ -8,7 +8,7 @@ from trimtab.vectors.formats.gguf import read_gguf
 from trimtab.vectors.formats.persona import read_persona
 from trimtab.vectors.formats.refusal import METADATA, read_refusal
 from trimtab.vectors.formats.torch_file import read_tensor
-from trimtab.vectors.provenance import ModelLike
+from trimtab.vectors.provenance import ModelLike, require_model
 from trimtab.vectors.steering_vector import SteeringVector
 
 
@@ -29,9 +29,16 @@ def load_vector(
     Raises:
         UsageError: The file is missing, damaged or none of these, or does not fit the model.
     """
-    vector = _read(Path(path), model, layer)
     if model is not None:
-        vector.check(model)
+        require_model(model)
+    try:
+        vector = _read(Path(path), model, layer)
+        if model is not None:
+            vector.check(model)
+    except UsageError as error:
+        if str(path) in error.message:
+            raise
+        raise UsageError(f"{path}: {error.message}", error.remedy) from error
     return vector
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -25,6 +26,24 @@ class ModelLike(Protocol):
     def n_layers(self) -> int: ...
     @property
     def d_model(self) -> int: ...
+
+
+def require_model(model: object) -> None:
+    """Refuse what is no loaded model, such as a model's name.
+
+    Raises:
+        UsageError: It is none.
+    """
+    if isinstance(model, str | Path):
+        raise UsageError(
+            f"model should be a loaded model, found the name {str(model)!r}.",
+            f'Load it first: model=tt.load("{model}").',
+        )
+    if not hasattr(model, "n_layers") or not hasattr(model, "d_model"):
+        raise UsageError(
+            f"model should be a LanguageModel, found {type(model).__name__}.",
+            "Give what tt.load returns.",
+        )
 
 
 @dataclass(frozen=True)

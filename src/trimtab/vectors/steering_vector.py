@@ -15,7 +15,9 @@ from torch import Tensor
 
 from trimtab.errors import UsageError
 from trimtab.vectors import storage
-from trimtab.vectors.provenance import ModelLike, Provenance
+from trimtab.vectors.provenance import ModelLike, Provenance, require_model
+
+_OTHER_FORMATS = (".gguf", ".pt", ".pth", ".npy")
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +90,7 @@ class SteeringVector:
                 f"shape {list(values.shape)} and layer {layer}."
             )
         if model is not None:
+            _require_shape(values, model)
             provenance = {
                 "model": model.name, "fingerprint": model.fingerprint,
                 "n_layers": model.n_layers, "d_model": model.d_model, **provenance,
@@ -155,6 +158,7 @@ class SteeringVector:
             UsageError: Another width, layer count or fingerprint; a layer out of range, missing,
                 or in the space after the final norm.
         """
+        require_model(model)
         mine = self.provenance
         owner = mine.model or "an unnamed model"
         if (mine.n_layers, mine.d_model) != (model.n_layers, model.d_model):
@@ -167,7 +171,8 @@ class SteeringVector:
             raise UsageError(
                 f"The vector was made on {owner} (fingerprint {mine.fingerprint:.12}), not on "
                 f"{model.name} (fingerprint {model.fingerprint:.12}).",
-                "Use that model, or accept the difference: allow_other_model=True "
+                "Use that model; or load the vector without model= and accept the difference: "
+                "tt.steer(lm, ..., allow_other_model=True), around tt.generate too "
                 "(--allow-other-model).",
             )
         if layer is not None:
@@ -279,8 +284,19 @@ class SteeringVector:
         """Write one safetensors file, whole or not at all; an old file is replaced at the end.
 
         Raises:
+            UsageError: The name is that of another format.
             RunError: The disk is full, read-only, or not ours to write.
         """
+        name, suffix = Path(path).name, Path(path).suffix.lower()
+        if suffix in _OTHER_FORMATS:
+            gguf = (
+                "; or: from trimtab.vectors.formats.gguf import write_gguf; "
+                "write_gguf(vector, path)"
+            )
+            raise UsageError(
+                f"save writes safetensors, and {name} has the name of another format.",
+                f"Name it {Path(name).stem}.safetensors{gguf if suffix == '.gguf' else ''}.",
+            )
         storage.save(path, self.values, self.provenance)
 
     @classmethod
@@ -318,6 +334,18 @@ def checked_layer(layer: int, n_layers: int) -> int:
             "Give one of these.",
         )
     return index
+
+
+def _require_shape(values: Tensor, model: ModelLike) -> None:
+    """Refuse numbers that are not [d] or [n+1, d] of the model."""
+    require_model(model)
+    shape = [model.n_layers + 1, model.d_model][-values.ndim :]
+    if list(values.shape) != shape:
+        raise UsageError(
+            f"A direction for {model.name} ({model.n_layers} layers of width {model.d_model}) has "
+            f"the shape {shape}; found {list(values.shape)}.",
+            "Use the model that it was made on.",
+        )
 
 
 def _norms(rows: Float[Tensor, "n+1 d"]) -> Float[Tensor, " n+1"]:
