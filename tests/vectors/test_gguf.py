@@ -3,6 +3,7 @@
 import builtins
 import math
 import struct
+import warnings
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -80,7 +81,13 @@ def test_control_vectors_are_what_the_gguf_library_reads(
         with pytest.raises(UsageError, match="layers from 2 on"):
             write_gguf(v, path)
         return
-    assert write_gguf(v, path) == kept
+    lost = left_out - {gap}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert write_gguf(v, path) == kept
+    said = [str(w.message) for w in caught]
+    assert len(said) == bool(lost)
+    assert all(f"layers {', '.join(map(str, sorted(lost)))}:" in text for text in said)
     reader = gguf.GGUFReader(path)
     assert bytes(reader.get_field("general.architecture").parts[-1]) == b"controlvector"
     found = {t.name: t.data.tobytes() for t in reader.tensors}
@@ -146,10 +153,21 @@ def test_without_the_gguf_package_the_extra_is_named(
 
     def without(name: str, *args: Any, **kwargs: Any) -> Any:
         if name == "gguf":
-            raise ImportError(name)
+            raise ImportError(name, name=name)
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
     for use in (lambda: load_vector(path), lambda: write_gguf(load_vector(path), path)):
         with pytest.raises(UsageError, match=r"trimtab\[gguf\]"):
             use()
+
+
+def test_a_direction_that_cannot_be_written_again_is_named(tmp_path: Path) -> None:
+    directions = {n: np.full(3, n + 1, np.float32) for n in range(28)}
+    v = load_vector(write_as_repeng(tmp_path / "v.gguf", directions))
+    with pytest.warns(UserWarning, match="leaves out the vector's layers 1:"):
+        assert write_gguf(v, tmp_path / "w.gguf") == list(range(2, 29))
+    again = load_vector(tmp_path / "w.gguf")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert write_gguf(again, tmp_path / "x.gguf") == list(range(2, 29))

@@ -12,6 +12,7 @@ measures the last block's after the final norm.
 
 import math
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +60,9 @@ def read_gguf(path: str | Path, model: ModelLike | None = None) -> SteeringVecto
 def write_gguf(vector: SteeringVector, path: str | Path) -> list[int]:
     """Write a file for llama.cpp's `--control-vector`, whole or not at all.
 
-    Rows that llama.cpp has no place for (0 and 1), missing rows, and a row n that is not in the
-    residual stream's space are left out.
+    Missing rows are left out, and with a warning those that such a file has no place for: 0 and 1
+    (llama.cpp refuses a `direction.0`), and a row n that is not in the residual stream's space.
+    It is no error because any vector that was measured at every layer has such rows.
 
     Returns:
         The layers (our L) written.
@@ -70,10 +72,11 @@ def write_gguf(vector: SteeringVector, path: str | Path) -> list[int]:
         RunError: The file cannot be written.
     """
     gguf = _gguf()
-    left_out = {0, 1, *vector.missing()}
+    there = set(range(len(vector))) - set(vector.missing())
+    lost = there & {0, 1}
     if vector.provenance.final_row_normed:
-        left_out.add(vector.provenance.n_layers)
-    layers = [layer for layer in range(len(vector)) if layer not in left_out]
+        lost |= there & {vector.provenance.n_layers}
+    layers = sorted(there - lost)
     if not layers:
         raise UsageError(
             "A GGUF control vector holds the layers from 2 on, and the vector has none of them.",
@@ -92,6 +95,13 @@ def write_gguf(vector: SteeringVector, path: str | Path) -> list[int]:
         writer.close()
         content = file.read_bytes()
     write_atomic(path, content)
+    if lost:
+        warnings.warn(
+            f"{path} leaves out the vector's layers {', '.join(map(str, sorted(lost)))}: a GGUF "
+            "control vector has no place for layers 0 and 1, nor for a row after the final norm. "
+            "Keep the vector itself with vector.save(path).",
+            stacklevel=2,
+        )
     return layers
 
 
