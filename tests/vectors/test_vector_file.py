@@ -19,9 +19,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from safetensors import safe_open
 
 from trimtab.errors import RunError, UsageError
 from trimtab.vectors import LAYER_CONVENTION, Provenance, SteeringVector, load_vector
+from trimtab.vectors.storage import serialized
 
 IN_A_FOLDER = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30, deadline=None
@@ -307,3 +309,31 @@ def test_what_could_not_be_read_back_is_not_written(tmp_path: Path, fields: Any)
     with pytest.raises(UsageError):
         v.save(tmp_path / "v.safetensors")
     assert not list(tmp_path.iterdir())
+
+
+def test_the_same_vector_saved_again_is_the_same_bytes(tmp_path: Path) -> None:
+    example().save(tmp_path / "one")
+    for _ in range(20):
+        example().save(tmp_path / "two")
+        assert (tmp_path / "two").read_bytes() == (tmp_path / "one").read_bytes()
+
+
+@given(
+    st.dictionaries(
+        st.text(min_size=1).filter(lambda name: name != "__metadata__"),
+        st.sampled_from([torch.arange(3.0), torch.zeros(2, 0), torch.ones(5, dtype=torch.int8)]),
+        min_size=1,
+    ),
+    st.dictionaries(st.text(), st.text()),
+)
+@IN_A_FOLDER
+def test_the_library_reads_what_is_serialized(
+    tmp_path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]
+) -> None:
+    data = serialized(tensors, metadata)
+    assert data == serialized(dict(reversed(tensors.items())), dict(reversed(metadata.items())))
+    (tmp_path / "f").write_bytes(data)
+    with safe_open(tmp_path / "f", "pt") as file:
+        assert (file.metadata() or {}) == metadata
+        assert set(file.keys()) == set(tensors)
+        assert all(torch.equal(file.get_tensor(name), t) for name, t in tensors.items())

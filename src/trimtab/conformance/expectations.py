@@ -12,7 +12,6 @@ import torch
 import transformers
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from trimtab.conformance.cases import cases, directions, prompts
@@ -21,6 +20,7 @@ from trimtab.data import Prompt
 from trimtab.errors import UsageError
 from trimtab.files import reading, write_atomic
 from trimtab.models import LanguageModel, encode
+from trimtab.vectors.storage import serialized
 
 LIMIT = 10  # tokens of a completion
 READ = ("plain", "add response", "ablate")  # the cases whose residual stream is compared
@@ -103,7 +103,7 @@ def write(path: Path, expected: Mapping[str, Expected]) -> None:
         tensors |= {f"{model}/states/{name}": values for name, values in one.states.items()}
     versions = f"transformers {transformers.__version__}, torch {torch.__version__}"
     metadata = {"expected": json.dumps(said), "by": versions}
-    write_atomic(path, save({k: v.contiguous() for k, v in tensors.items()}, metadata))
+    write_atomic(path, serialized({k: v.contiguous() for k, v in tensors.items()}, metadata))
 
 
 def read(path: Path) -> dict[str, Expected]:

@@ -1,5 +1,7 @@
 """Our file format: one safetensors file, the numbers under `values`, the provenance as metadata."""
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors.torch
@@ -21,7 +23,21 @@ def save(path: str | Path, values: Float[Tensor, "n+1 d"], provenance: Provenanc
         RunError: The disk is full, read-only, or not ours to write.
     """
     metadata = {"format": FORMAT, "provenance": provenance.to_json()}
-    write_atomic(path, safetensors.torch.save({"values": values}, metadata))
+    write_atomic(path, serialized({"values": values}, metadata))
+
+
+def serialized(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """A safetensors file whose bytes depend on its content alone.
+
+    The library (0.8) writes the metadata in another order each time, so the header is rewritten:
+    its length in 8 bytes, JSON, spaces up to a multiple of 8, and the tensors' bytes after it.
+    """
+    data = safetensors.torch.save(dict(tensors), dict(metadata))
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end]) | {"__metadata__": dict(sorted(metadata.items()))}
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[end:]
 
 
 def load(path: str | Path) -> tuple[Float[Tensor, "n+1 d"], Provenance]:

@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from trimtab.activations import positions as known
@@ -25,6 +24,7 @@ from trimtab.files import write_atomic
 from trimtab.generation.rows import Item
 from trimtab.interventions import Ablate, Add, Clamp, Conditional
 from trimtab.models import LanguageModel
+from trimtab.vectors.storage import serialized
 
 # h[L], what block b adds to the stream, or (to be read alone) h[n] after the final norm
 Place = tuple[Literal["residual", "writes", "normed"], int]
@@ -160,7 +160,7 @@ def write_programs(path: Path, programs: Sequence[Program]) -> list[str]:
         for i, operation in enumerate(program):
             for key, value in _numbers(operation).items():
                 tensors[f"{name}.{i}.{key}"] = value.contiguous().clone()
-    write_atomic(path, save(tensors, {"programs": json.dumps(listed)}))
+    write_atomic(path, serialized(tensors, {"programs": json.dumps(listed)}))
     return names
 
 
