@@ -54,14 +54,45 @@ def test_questions_under_instructions_have_the_published_ids_and_order() -> None
     [
         ({"questions": []}, "questions"),
         ({"instruction": [{"pos": "x"}]}, r"instruction\.0\.neg"),
-        ({"eval_prompt": "{question}"}, "lacks"),
-        ({"eval_prompt": "{question} {answer} {other}"}, "cannot be filled"),
+        ({"eval_prompt": "{question}"}, r"lacks \{answer\}"),
+        ({"eval_prompt": "{question.x} {answer}"}, r"lacks \{question\}"),
         ({"questions": ["a", "a"]}, "twice"),
     ],
 )
 def test_a_bad_file_is_refused(change: dict[str, Any], says: str) -> None:
     with pytest.raises(UsageError, match=says):
         parse_trait(json.dumps(GOOD | change), "so", "so.json")
+
+
+def test_an_evaluation_prompt_has_the_published_fields_and_no_others() -> None:
+    """Whatever str.format would make of them: attributes are read, widths fill the memory."""
+    inert = "{question.__class__} {answer:>9999999999} {answer!r} {0} {} {x} {{ } {"
+    prompt = "Rate {trait_name}, that is {trait}: {question} {answer} " + inert
+    trait = parse_trait(json.dumps(GOOD | {"eval_prompt": prompt}), "so", "so.json")
+    assert trait.metric.message("{answer}?", "{trait}!") == (
+        "Rate so, that is so: {answer}? {trait}! " + inert
+    )
+
+
+def test_a_trait_that_lacks_one_of_its_files_is_told_which(tmp_path: Path) -> None:
+    trait = parse_trait(json.dumps(GOOD), "cheerful", "cheerful.json")
+    write_trait(trait, tmp_path / "trait_data_eval/cheerful.json")
+    with pytest.raises(UsageError, match=r"trait_data_eval.cheerful\.json, but no trait_data_ext"):
+        read_trait("cheerful", "extract", tmp_path)
+    with pytest.raises(UsageError, match=r"'cheer' \(extract\).*There are: none\."):
+        read_trait("cheer", "extract", tmp_path)
+    with pytest.raises(UsageError, match=r"'cheer' \(eval\).*There are: cheerful\."):
+        read_trait("cheer", "eval", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a" * 5000, "a" * 5000 + ".json", "é" * 200])
+def test_a_name_longer_than_a_files_is_a_short_error(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match="at most 100 characters") as caught:
+        read_trait(name, "eval", tmp_path)
+    assert len(str(caught.value)) < 300
+    with pytest.raises(UsageError, match="no name for a trait") as caught:
+        writing.new_trait(name, "being so", tmp_path, "m")
+    assert len(str(caught.value)) < 300
 
 
 def test_both_layouts_of_a_folder_are_read(tmp_path: Path) -> None:

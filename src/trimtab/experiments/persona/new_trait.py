@@ -48,8 +48,10 @@ def new_trait(
         UsageError: No good name, a file that is there already, or no key for the endpoint.
         RunError: What the model wrote is no trait, or the endpoint failed.
     """
-    if not re.fullmatch(r"[A-Za-z][\w-]*", name):
-        raise UsageError(f"{name!r} is no name for a trait.", "Give one word, such as sarcastic.")
+    if not re.fullmatch(r"[A-Za-z][\w-]{0,99}", name):
+        raise UsageError(
+            f"{name!r:.60} is no name for a trait.", "Give one word, such as sarcastic."
+        )
     paths = [folder / f"trait_data_{part}" / f"{name}.json" for part in ("extract", "eval")]
     if there := [path for path in paths if path.exists()]:
         raise UsageError(f"{there[0]} is there already.", "Remove it, or choose another --out.")

@@ -2,7 +2,8 @@
 
 Files are those of the published code (arXiv:2507.21509): {"instruction": [{"pos", "neg"}],
 "questions": [...], "eval_prompt": "... {question} ... {answer} ..."}, in `trait_data_extract/` and
-`trait_data_eval/`; the two versions have different questions.
+`trait_data_eval/`; the two versions have different questions. Published prompts may also have
+{trait_name} or {trait}.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from trimtab.scoring.judge import Metric
 SHIPPED = Path(__file__).parent / "traits"
 Version = Literal["extract", "eval"]
 Text = Annotated[str, Field(min_length=1)]
+_LONGEST_NAME = 100  # of the 255 bytes of a file's name; vectors have more words in theirs
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,12 @@ def read_trait(
         UsageError: There is no such trait, or the file is no trait file.
     """
     path = Path(name)
+    if len(path.name) > _LONGEST_NAME:
+        raise UsageError(
+            f"A trait's name has at most {_LONGEST_NAME} characters, for files are named after it; "
+            f"found {len(path.name)}: {path.name:.20}...",
+            "Give one word, such as optimistic, or the path of a trait file.",
+        )
     if path.suffix != ".json":
         path = _find(name, version, folder, family)
     return parse_trait(read_text(path), path.stem, str(path))
@@ -88,7 +96,8 @@ def parse_trait(text: str, name: str, where: str) -> Trait:
     """The trait in a JSON text.
 
     Raises:
-        UsageError: It is no JSON, a part is missing, or the evaluation prompt cannot be filled.
+        UsageError: It is no JSON, a part is missing, or the evaluation prompt lacks {question} or
+            {answer}.
     """
     try:
         found = _TraitFile.model_validate(parse_json(text, where))
@@ -123,7 +132,14 @@ def _find(name: str, version: Version, folder: str | Path | None, family: str) -
     for path in (root / f"trait_data_{version}" / f"{name}.json", root / f"{name}.json"):
         if path.is_file():
             return path
-    there = sorted({p.stem for p in [*root.glob("*.json"), *root.glob("trait_data_*/*.json")]})
+    other = root / f"trait_data_{'eval' if version == 'extract' else 'extract'}" / f"{name}.json"
+    if other.is_file():
+        raise UsageError(
+            f"The trait {name!r} has {other}, but no trait_data_{version}/{name}.json beside it.",
+            "Write that file too, with other questions: one makes the vector, the other tests it.",
+        )
+    of_version = root.glob(f"trait_data_{version}/*.json")
+    there = sorted({path.stem for path in [*root.glob("*.json"), *of_version]})
     raise UsageError(
         f"There is no trait {name!r} ({version}) in {'the package' if folder is None else root}.",
         f"There are: {', '.join(there) or 'none'}. `trimtab persona new-trait` makes one.",
@@ -131,12 +147,9 @@ def _find(name: str, version: Version, folder: str | Path | None, family: str) -
 
 
 def _check_fillable(template: str, where: str) -> None:
-    try:
-        filled = template.format(question="\0q", answer="\0a")
-    except (KeyError, IndexError, ValueError) as error:
-        raise UsageError(
-            f"The eval_prompt of {where} cannot be filled: {type(error).__name__}: {error}.",
-            "Its only braces are {question} and {answer}; write others twice: {{ }}.",
-        ) from error
-    if "\0q" not in filled or "\0a" not in filled:
-        raise UsageError(f"The eval_prompt of {where} lacks {{question}} or {{answer}}.")
+    for field in ("{question}", "{answer}"):
+        if field not in template:
+            raise UsageError(
+                f"The eval_prompt of {where} lacks {field}.",
+                f"Write {field} where the judge is to see it; other braces stay as they are.",
+            )

@@ -19,7 +19,8 @@ class Metric:
 
     Attributes:
         name: A trait, or "coherence": the column that the scores get.
-        template: The judge's message, with {question} and {answer}.
+        template: The judge's message, with {question} and {answer}; {trait_name} and {trait} stand
+            for the name.
         kind: How its reply is read; each is described in `aggregation`.
     """
 
@@ -30,8 +31,8 @@ class Metric:
     def message(self, question: str, answer: str) -> str:
         """The judge's message about one answer.
 
-        Only {question} and {answer} stand for something: other braces, in the template or in the
-        texts, stay as they are.
+        Only these four stand for something: other braces, in the template or in the texts, stay
+        as they are.
 
         Raises:
             UsageError: The template has no {answer}.
@@ -40,8 +41,11 @@ class Metric:
             raise UsageError(
                 f"The judge's message for {self.name!r} has no {{answer}}.", "Write {answer} in it."
             )
-        values = {"{question}": question, "{answer}": answer}
-        return re.sub(r"\{(?:question|answer)\}", lambda found: values[found[0]], self.template)
+        values = {
+            "question": question, "answer": answer, "trait_name": self.name, "trait": self.name,
+        }  # fmt: skip
+        fields = r"\{(" + "|".join(values) + r")\}"
+        return re.sub(fields, lambda found: values[found[1]], self.template)
 
 
 @dataclass(frozen=True)
