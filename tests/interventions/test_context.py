@@ -112,6 +112,9 @@ def test_what_the_inner_context_is_told_of_the_batch_the_outer_one_learns_too() 
     condition = Conditional(Add(vector(lm, 2), 3), vector(lm, 3), 1, 0.0)
     inner = [Add(vector(lm, 4), 2, 0.5, "generated"), None, Clamp(vector(lm, 5), 2, 1.0)]
 
+    def new_cache() -> DynamicCache:
+        return DynamicCache(config=lm.model.config)
+
     def run(*around: Any) -> list[Tensor]:
         """Prefill of the rows one by one and two, a step, one row leaves, a step."""
         found, lists = [], [[*around, item] if item else [*around] for item in inner]
@@ -120,7 +123,7 @@ def test_what_the_inner_context_is_told_of_the_batch_the_outer_one_learns_too() 
                 chosen = padded([rows[i] for i in part], "right")
                 with steering.part(part):
                     found.append(lm.model(**chosen).logits)
-            cache = DynamicCache(config=lm.model.config)
+            cache = new_cache()
             found.append(lm.model(**batch, past_key_values=cache).logits)
             steering.select([2, 0])
             cache.batch_select_indices(torch.tensor([2, 0]))
@@ -135,11 +138,12 @@ def test_what_the_inner_context_is_told_of_the_batch_the_outer_one_learns_too() 
         for _ in range(2):  # between the batches the outer ones are as they were
             nested = run()
             with torch.no_grad():
-                alone = lm.model(torch.tensor([rows[0]])).logits[0]
+                alone = lm.model(torch.tensor([rows[0]]), past_key_values=new_cache()).logits[0]
     for a, b in zip(nested, run(outer, condition), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
     with steer(lm, outer, condition), torch.no_grad():
-        assert torch.equal(alone, lm.model(torch.tensor([rows[0]])).logits[0])
+        again = lm.model(torch.tensor([rows[0]]), past_key_values=new_cache()).logits[0]
+        assert torch.equal(alone, again)
 
 
 def test_only_the_innermost_context_may_be_told_of_the_batch() -> None:

@@ -8,6 +8,7 @@ the model goes on with.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -173,8 +174,14 @@ def _reading(
     """Inside, a forward pass gives `keep` each h[L] and ends after the last of `layers`."""
     blocks, last = lm.anatomy.blocks, max(layers)
     seen: list[int] = []
+    reader = threading.get_ident()
 
     def take(layer: int, hidden: Tensor) -> None:
+        if threading.get_ident() != reader:
+            raise RunError(
+                f"{lm.name} ran in a thread while another one was reading its residual stream.",
+                "Use the model in one thread at a time, or load it once for each thread.",
+            )
         seen.append(layer)
         keep(layer, hidden)
         if layer == last:

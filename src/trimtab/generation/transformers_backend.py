@@ -22,6 +22,7 @@ from trimtab.generation.cache import can_gather, gathered
 from trimtab.generation.rows import Answer, Row, Split
 from trimtab.generation.sampling import Sampling, next_tokens
 from trimtab.interventions import Steering, steer
+from trimtab.interventions.intervention import sized
 from trimtab.models import LanguageModel
 
 log = logging.getLogger(__name__)
@@ -275,7 +276,7 @@ def _closed_up(alive: Bool[Tensor, " b"], left: int) -> Int[Tensor, " left"]:
 
 
 def _no_numbers(row: Row) -> RunError:
-    under = ", ".join(f"{type(item).__name__} at layer {item.layer}" for item in row.interventions)
+    under = ", ".join(sized(item) for item in row.interventions)
     return RunError(
         f"The model's logits are not numbers (NaN) after a prompt of {len(row.ids)} tokens"
         + (f" under {under}." if under else "."),

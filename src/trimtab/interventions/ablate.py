@@ -33,19 +33,23 @@ class Ablate:
 
     Attributes:
         vector: a SteeringVector (its row `layer` is the direction), or a tensor [d]. The length
-            does not matter; zero removes nothing.
+            does not matter.
         layer: residual index 0..n of the row. It does not restrict where the direction is removed.
         positions: which tokens.
         layers: blocks 0..n-1 to remove it in (block L takes in h[L]); all when None.
+        allow_zero: accept a direction that is zero (as a candidate among others, say), which
+            removes nothing.
 
     Raises:
-        UsageError: unknown positions, or an empty `layers`.
+        UsageError: unknown positions, or an empty `layers`; when it is used, a direction that is
+            zero.
     """
 
     vector: Direction
     layer: int
     positions: str | Positions = "all"
     layers: Sequence[int] | None = None
+    allow_zero: bool = False
 
     def __post_init__(self) -> None:
         as_positions(self.positions)
@@ -59,7 +63,7 @@ class Ablate:
             self.vector,
             self.layer,
             allow_other_model=allow_other_model,
-            may_be_zero=True,
+            may_be_zero=self.allow_zero,
         )
         check_positions(self.positions, lm)
         blocks = range(lm.n_layers)

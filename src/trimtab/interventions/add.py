@@ -12,8 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trimtab.activations.positions import Positions, as_positions
-from trimtab.interventions.direction import Direction, check_direction, row, unit
-from trimtab.interventions.intervention import check_number, check_positions
+from trimtab.errors import UsageError
+from trimtab.interventions.direction import Direction, check_direction, learned, row, unit
+from trimtab.interventions.intervention import check_number, check_positions, sized
 from trimtab.interventions.sites import Site, residual
 from trimtab.models import LanguageModel
 
@@ -30,9 +31,12 @@ class Add:
             0 the tokens pass through the hook and keep their bits.
         positions: which tokens; "response" begins at the last prompt token.
         normalize: scale the vector to length 1 first.
+        allow_zero: accept a vector that is zero (as a candidate among others, say), which does
+            nothing. A vector that requires grad may start from zero in any case.
 
     Raises:
-        UsageError: a coefficient that is not a finite number, or unknown positions.
+        UsageError: a coefficient that is not a finite number, or unknown positions; when it is
+            used, a vector that is zero.
     """
 
     vector: Direction
@@ -40,6 +44,7 @@ class Add:
     coefficient: float = 1.0
     positions: str | Positions = "all"
     normalize: bool = False
+    allow_zero: bool = False
 
     def __post_init__(self) -> None:
         as_positions(self.positions)
@@ -47,14 +52,18 @@ class Add:
 
     def check(self, lm: LanguageModel, allow_other_model: bool) -> None:
         """Raise UsageError where the vector, layer or positions do not fit the model."""
+        may_be_zero = not self.normalize and (self.allow_zero or learned(self.vector))
         check_direction(
             lm,
             self.vector,
             self.layer,
             allow_other_model=allow_other_model,
-            may_be_zero=not self.normalize,
+            may_be_zero=may_be_zero,
         )
         check_positions(self.positions, lm)
+        asked = self.coefficient != 0 and not may_be_zero
+        if asked and not bool(self.parameters()[0].detach().to(lm.dtype).any()):
+            raise UsageError(f"{sized(self)} is zero in {lm.dtype}.", "Use a larger coefficient.")
 
     def sites(self, lm: LanguageModel) -> tuple[Site, ...]:
         """h[layer]."""
@@ -69,7 +78,7 @@ class Add:
             return (
                 torch.full_like(vector, -0.0),
             )  # x + -0.0 keeps every bit; -0.0 + 0.0 would not
-        return (self.coefficient * vector,)
+        return (float(self.coefficient) * vector,)
 
     @staticmethod
     def apply(x: Float[Tensor, "b t d"], delta: Float[Tensor, "r 1 d"]) -> Float[Tensor, "b t d"]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -20,9 +21,11 @@ class Call:
     Attributes:
         tokens: ids [b, t] or embeddings [b, t, d].
         mask: attention mask over past and present, or None if nothing is padding.
-        past: tokens a row (padding included) already in the cache.
-        cached: whether a cache was handed in, even an empty one.
+        past: tokens per row (padding included) already in the cache.
+        cached: whether a cache was passed in, even an empty one.
         position_ids: as given.
+        labels: whether labels were given, to the decoder or to a module around it.
+        last_only: whether only the last token's logits were asked for.
     """
 
     tokens: Tensor
@@ -30,6 +33,8 @@ class Call:
     past: int
     cached: bool
     position_ids: Tensor | None
+    labels: bool = False
+    last_only: bool = False
 
     @classmethod
     def read(cls, arguments: dict[str, Any]) -> Call | None:
@@ -41,39 +46,68 @@ class Call:
         if tokens is None or not (mask is None or (isinstance(mask, Tensor) and mask.dim() == 2)):
             return None
         past = 0 if cache is None else int(cache.get_seq_length())
-        return cls(tokens, mask, past, cache is not None, arguments.get("position_ids"))
+        keep = arguments.get("logits_to_keep")
+        return cls(
+            tokens, mask, past, cache is not None, arguments.get("position_ids"),
+            labels=arguments.get("labels") is not None,
+            last_only=isinstance(keep, int) and keep == 1,
+        )  # fmt: skip
 
     @property
     def shape(self) -> tuple[int, int]:
         """(b, t)."""
         return self.tokens.shape[0], self.tokens.shape[1]
 
+    @property
+    def generates(self) -> bool:
+        """Whether the pass looks like a step of generation: what it continues is the prompt."""
+        return self.cached or self.last_only
+
+
+class _Around(threading.local):
+    """The call of the modules around the decoder, in the thread that is inside them."""
+
+    call: Call | None = None
+
 
 def watch(
-    lm: LanguageModel, enter: Callable[[Call | None], None], leave: Callable[[], None]
+    lm: LanguageModel,
+    enter: Callable[[nn.Module, Call | None], None],
+    leave: Callable[[bool], None],
 ) -> list[RemovableHandle]:
     """Have every pass of the decoder announced, until the handles are removed.
 
-    `enter` gets the call, None where it does not say which tokens are real. A multimodal wrapper
-    hands its decoder a finished 4D mask and knows the plain one itself; so what the decoder is
-    not told is looked for in the modules around it.
+    `enter` gets the module that runs (not the model's own, but a copy that took the hooks along,
+    say) and the call, None where it does not say which tokens are real; `leave` gets whether the
+    pass came to its end. A multimodal wrapper hands its decoder a finished 4D mask and knows the
+    plain one itself; so what the decoder is not told is looked for in the modules around it.
     """
     base = lm.anatomy.base
     path = next((name for name, module in lm.model.named_modules() if module is base), "")
     names = path.split(".") if path else []
     wrappers = [lm.model.get_submodule(".".join(names[:i])) for i in range(len(names))]
-    around: list[Call] = []
+    around = _Around()
 
-    def in_wrapper(call: Call | None) -> None:
-        if call is not None:
-            around[:] = [call]
+    def told(call: Call | None) -> Call | None:
+        """The call, with what the modules around know of it."""
+        outer = around.call
+        if call is None or outer is None:
+            return call or outer
+        labels, last = call.labels or outer.labels, call.last_only or outer.last_only
+        return replace(call, labels=labels, last_only=last)
 
-    def in_base(call: Call | None) -> None:
-        enter(call if call is not None or not around else around[0])
+    def in_wrapper(module: nn.Module, call: Call | None) -> None:
+        around.call = call if module is wrappers[0] else told(call)
+
+    def in_base(module: nn.Module, call: Call | None) -> None:
+        enter(module, told(call))
+
+    def out_of_wrapper(_: bool) -> None:
+        around.call = None
 
     handles = []
     for module, begin, end in [
-        *((wrapper, in_wrapper, around.clear) for wrapper in wrappers),
+        *((wrapper, in_wrapper, out_of_wrapper) for wrapper in wrappers),
         (base, in_base, leave),
     ]:
         handles += [
@@ -83,14 +117,16 @@ def watch(
     return handles
 
 
-def _reading(module: nn.Module, begin: Callable[[Call | None], None]) -> Callable[..., None]:
+def _reading(
+    module: nn.Module, begin: Callable[[nn.Module, Call | None], None]
+) -> Callable[..., None]:
     names = list(inspect.signature(module.forward).parameters)
 
-    def read(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        begin(Call.read(dict(zip(names, args, strict=False)) | kwargs))
+    def read(running: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        begin(running, Call.read(dict(zip(names, args, strict=False)) | kwargs))
 
     return read
 
 
-def _ending(end: Callable[[], None]) -> Callable[..., None]:
-    return lambda *_: end()
+def _ending(end: Callable[[bool], None]) -> Callable[..., None]:
+    return lambda _, __, output: end(output is not None)  # None: an exception ended the pass

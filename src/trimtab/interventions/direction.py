@@ -27,6 +27,11 @@ def unit(direction: Float[Tensor, " d"], eps: float = 0.0) -> Float[Tensor, " d"
     return direction / (length + eps)
 
 
+def learned(vector: Direction) -> bool:
+    """Whether the vector is a parameter that is being trained."""
+    return isinstance(vector, Tensor) and vector.requires_grad
+
+
 def component(x: Float[Tensor, "b t d"], u: Float[Tensor, "r 1 d"]) -> Float[Tensor, "b t 1"]:
     """x . u at each token; u has one row for the whole batch (r = 1) or one for each (r = b)."""
     along: Tensor = x @ (u[0] if len(u) == 1 else u).mT
@@ -45,7 +50,7 @@ def check_direction(
 
     Raises:
         UsageError: another model or width, a layer out of range, numbers that are not finite, or
-            a zero direction where only its direction counts.
+            a zero direction, with which nothing would be done.
     """
     checked_layer(layer, lm.n_layers)
     if isinstance(vector, SteeringVector):
@@ -66,6 +71,7 @@ def check_direction(
         raise UsageError(f"The direction for layer {layer} has entries that are not finite.")
     if not may_be_zero and not bool(direction.any()):
         raise UsageError(
-            f"The direction for layer {layer} is zero: it points nowhere.",
-            "Choose another layer (at layer 0, tokens that are the same in both sets cancel).",
+            f"The direction for layer {layer} is zero: it would do nothing.",
+            "Choose another layer (at layer 0, tokens that are the same in both sets cancel), or "
+            "pass allow_zero=True to Add or Ablate.",
         )

@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from numbers import Real
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from trimtab.activations.positions import Positions, Tokens, as_positions
-from trimtab.errors import UsageError
+from trimtab.errors import RunError, UsageError
+from trimtab.interventions.direction import row
 from trimtab.interventions.sites import Site
 from trimtab.models import LanguageModel
+
+_LARGEST_NORM = torch.finfo(torch.float32).max ** 0.5 / 1024
 
 
 @runtime_checkable
@@ -63,5 +66,40 @@ def check_positions(positions: str | Positions, lm: LanguageModel) -> None:
 
 def check_number(name: str, value: float) -> None:
     """Raise UsageError unless `value` is a finite number."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
-        raise UsageError(f"The {name} should be a finite number, found {value!r}.")
+    try:
+        finite = not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
+    except OverflowError:  # an int that is too large for a float
+        finite = False
+    if not finite:
+        raise UsageError(f"The {name} should be a finite number, found {value!r:.40}.")
+
+
+def overflows(numbers: Float[Tensor, "r p"]) -> Bool[Tensor, " r"]:
+    """Which rows of an intervention's numbers, in the model's precision, are too large for it.
+
+    An edit needs room for what it is added to, and a model's norms sum squares in float32. Beyond
+    that a model gives NaN, or (dividing by infinity) the same empty logits for every input.
+    """
+    room = torch.finfo(numbers.dtype).max / 2
+    length: Tensor = torch.linalg.vector_norm(numbers.float() / _LARGEST_NORM, dim=-1)
+    return ~((numbers.abs() <= room).all(-1) & (length <= 1))
+
+
+def overflow(item: Any, dtype: torch.dtype) -> RunError:
+    """For an intervention that `overflows`."""
+    return RunError(
+        f"{sized(item)} is too large for {dtype}.",
+        "Use a smaller number, or load the model in bfloat16 or float32.",
+    )
+
+
+def sized(item: Any) -> str:
+    """An intervention with its layer and size, for messages."""
+    number = next((n for n in ("coefficient", "value") if hasattr(item, n)), None)
+    size = f", {number}={getattr(item, number):g}" if number else ""
+    vector = getattr(item, "vector", None)
+    of = ""
+    if vector is not None:
+        norm = torch.linalg.vector_norm(row(vector, item.layer).detach().cpu().double())
+        of = f" of a vector of norm {float(norm):.3g}"
+    return f"{type(item).__name__}(layer={item.layer}{size}){of}"

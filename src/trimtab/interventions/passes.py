@@ -19,6 +19,7 @@ from torch import Tensor
 from trimtab.activations.positions import All, Positions, Tokens
 from trimtab.errors import RunError
 from trimtab.interventions.calls import Call
+from trimtab.interventions.effects import Effects
 
 
 @dataclass(frozen=True)
@@ -38,14 +39,20 @@ class Pass:
         position: each token's index in its own row, counted over real tokens.
         prompt_length: P of each row; zeros where no intervention needs it.
         padded: False if it is known that every token is real.
+        fresh: whether it begins a sequence of passes.
+        follows: whether it goes on with one, by more tokens.
         gates: where each condition holds, a row's from the pass before until it is read anew.
+        effects: what is done in its sequence of passes.
     """
 
     real: Bool[Tensor, "b t"]
     position: Int[Tensor, "b t"]
     prompt_length: Int[Tensor, " b"]
     padded: bool
+    fresh: bool
+    follows: bool
     gates: dict[Gate, Bool[Tensor, " b"] | Bool[Tensor, "b t"]] = field(default_factory=dict)
+    effects: Effects = field(default_factory=lambda: Effects({}, ()))
     _masks: dict[tuple[Any, ...], Bool[Tensor, "b t 1"] | None] = field(default_factory=dict)
 
     def mask(
@@ -80,20 +87,13 @@ class Pass:
         return holds[:, None] & (self.position >= self.prompt_length[:, None] - 1)
 
 
-@dataclass
-class Now:
-    """The pass that is running, if any, and whether steering is over."""
-
-    current: Pass | None = None
-    closed: bool = False
-
-
 class Sequences:
     """The rows of one batch over its forward passes: tells each pass where the prompts end.
 
     Without `prompt_lengths`, the first pass with an empty cache is the prompt, and so is each
     later one. Passes without any cache go on with the same rows as long as each row begins with
-    its prompt (that is how `generate(use_cache=False)` runs).
+    its prompt and grows token by token (that is how `generate(use_cache=False)` runs). With
+    `prompt_lengths`, a pass belongs to the rows before if they begin with the same tokens.
     """
 
     def __init__(
@@ -111,6 +111,8 @@ class Sequences:
         self.gates: dict[Gate, Bool[Tensor, " b"]] = {}
         self._prompt: Int[Tensor, "b p"] | None = None
         self._begun = False
+        self._grown: Int[Tensor, " b"] | None = None  # tokens of each row, where no cache is used
+        self._part = self._parts = False  # is this a part of a batch; was it just run in parts
         self._mask: Tensor | None = None
 
     @property
@@ -127,18 +129,20 @@ class Sequences:
         self.n_rows = None if self.n_rows is None else len(indices)
         self.lengths = None if self.lengths is None else kept(self.lengths)
         self._prompt = None if self._prompt is None else kept(self._prompt)
+        self._grown = None if self._grown is None else kept(self._grown)
         self.gates = {gate: kept(holds) for gate, holds in self.gates.items()}
 
     def part(self, indices: Int[Tensor, " k"]) -> Sequences:
         """These rows apart, for passes of their own."""
         part = copy.copy(self)
         part.select(indices)
+        part._part = True
         return part
 
     def merge(self, part: Sequences, indices: Int[Tensor, " k"]) -> None:
         """Take over what the passes of a part, rows `indices`, have shown."""
         assert self.lengths is not None
-        self._begun = self._begun or part._begun
+        self._begun, self._parts = self._begun or part._begun, True
         if self._mask is None or part._mask is None or not bool(part._mask.all()):
             self._mask = part._mask
         for gate, holds in part.gates.items():
@@ -164,9 +168,18 @@ class Sequences:
                 "Pass the mask of the whole sequence, past and present.",
             )
         padded = call.mask is not None and not (device.type == "cpu" and bool(real.all()))
+        fresh = call.past == 0 and not self._part and not self._parts
+        follows = call.past > 0
         if self.needs_prompt:
             _refuse_packed(call, real)
-            self._place_prompt(call, real, position)
+            if call.past > 0:
+                self._check_step(call)
+            else:
+                goes_on = self._goes_on(call, real, position)
+                if self.lengths is None or not (goes_on or self.given):
+                    self.lengths = real.sum(1)
+                fresh = fresh and not goes_on
+                follows = goes_on and bool((real.sum(1) > self.lengths.to(device)).any())
             assert self.lengths is not None
             self.lengths = self.lengths.to(device)
             if len(self.lengths) != len(real):
@@ -177,30 +190,38 @@ class Sequences:
                 "cache when steering began.",
                 "Run the prompt inside the context.",
             )
+        self._parts = self._parts and call.past > 0
         lengths = real.new_zeros(len(real), dtype=torch.long)
         if self.lengths is not None:
             lengths = self.lengths
-        return Pass(real, position, lengths, padded, dict(self.gates))
+        return Pass(real, position, lengths, padded, fresh, follows, dict(self.gates))
 
-    def _place_prompt(
-        self, call: Call, real: Bool[Tensor, "b t"], position: Int[Tensor, "b t"]
-    ) -> None:
+    def _goes_on(self, call: Call, real: Bool[Tensor, "b t"], position: Int[Tensor, "b t"]) -> bool:
+        """Whether a pass from the first token on holds the rows of the passes before."""
+        if self._part:
+            return False
+        before, grown, self._prompt = self._prompt, self._grown, None
+        if call.tokens.dim() == 3 or (call.cached and not self.given):
+            return False
+        self._prompt, self._grown = _aligned(call.tokens, real, position), real.sum(1)
+        if before is None or grown is None or not _begins_with(self._prompt, before):
+            return False
+        if not self.given and bool((self._grown > grown.to(real.device) + 1).any()):
+            return False
+        self._prompt = before
+        return True
+
+    def _check_step(self, call: Call) -> None:
+        """Raise RunError where a pass with tokens in the cache may be prompt or answer."""
         if self.given:
             return
-        if call.past == 0:
-            aligned = None
-            if not call.cached and call.tokens.dim() == 2:
-                aligned = _aligned(call.tokens, real, position)
-                if self._prompt is not None and _begins_with(aligned, self._prompt):
-                    return
-            self._prompt, self.lengths = aligned, real.sum(1)
-        elif self.lengths is None:
+        if self.lengths is None:
             raise RunError(
                 f"{call.past} tokens were already in the cache when steering began, so it is not "
                 "known where the prompts end.",
                 "Pass prompt_lengths, or run the prompt inside the context.",
             )
-        elif call.shape[1] > 1:
+        if call.shape[1] > 1:
             raise RunError(
                 f"A pass of {call.shape[1]} tokens goes on after the first one: they may be more "
                 "prompt or an answer.",

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import nn
 
 from trimtab.errors import RunError
-from trimtab.interventions.passes import Now
 
 HOOK = "_gradient_checkpointing_func"  # how transformers' blocks call torch.utils.checkpoint
 
 
-class Recompute:
-    """Wraps the checkpoint function of the decoder and its blocks while steering is open."""
+class Running(threading.local):
+    """What this thread is in the middle of: a pass, or None."""
 
-    def __init__(self, modules: Sequence[nn.Module], now: Now) -> None:
-        self._modules, self._now = modules, now
+    current: Any = None
+
+
+class Recompute:
+    """Wraps the checkpoint function of the decoder and its blocks while steering is open.
+
+    The backward pass may run in another thread (on a GPU it does, in one of autograd's own).
+    """
+
+    def __init__(self, modules: Sequence[nn.Module], running: Running) -> None:
+        self._modules, self._running = modules, running
+        self._closed = False
         self._wrapped: list[tuple[nn.Module, Any, Any]] = []
 
     def guard(self) -> None:
@@ -32,37 +42,37 @@ class Recompute:
 
     def close(self) -> None:
         """Put the functions back, unless somebody else has replaced them since."""
-        self._now.closed = True
+        self._closed = True
         for module, ours, function in reversed(self._wrapped):
             if module.__dict__.get(HOOK) is ours:
                 setattr(module, HOOK, function)
         self._wrapped = []
 
     def _has_ours(self, function: Any) -> bool:
-        while function is not None and getattr(function, "now", None) is not self._now:
+        while function is not None and getattr(function, "owner", None) is not self:
             function = getattr(function, "__wrapped__", None)
         return function is not None
 
     def _wrap(self, checkpoint: Callable[..., Any]) -> Callable[..., Any]:
-        now = self._now
+        running = self._running
 
         def remembering(block: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            mine = now.current
+            mine = running.current
 
             def run(*inner: Any, **named: Any) -> Any:
-                if now.closed:
+                if self._closed:
                     raise RunError(
                         "The backward pass runs a block again after steer() was left.",
                         "With gradient checkpointing, call backward() inside the with block.",
                     )
-                before, now.current = now.current, mine
+                before, running.current = running.current, mine
                 try:
                     return block(*inner, **named)
                 finally:
-                    now.current = before
+                    running.current = before
 
             return checkpoint(run, *args, **kwargs)
 
-        remembering.now = now  # type: ignore[attr-defined]
+        remembering.owner = self  # type: ignore[attr-defined]
         remembering.__wrapped__ = checkpoint  # type: ignore[attr-defined]
         return remembering

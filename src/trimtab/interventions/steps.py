@@ -14,10 +14,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from trimtab.activations.positions import Positions, as_positions
-from trimtab.errors import RunError
 from trimtab.interventions.conditional import Conditional
 from trimtab.interventions.direction import component
-from trimtab.interventions.intervention import Intervention
+from trimtab.interventions.effects import Asked
+from trimtab.interventions.intervention import Intervention, overflow, overflows
 from trimtab.interventions.passes import Gate, Pass
 from trimtab.interventions.sites import Site
 from trimtab.models import LanguageModel
@@ -35,7 +35,6 @@ class Step:
         gate: the condition it is under, or (`Conditional`) that it reads.
         labels: what the interventions are called in messages.
         family: operation and positions, which together decide whether any token qualifies.
-        fired, touched: whether the step has run, and has found a token to touch.
     """
 
     def __init__(
@@ -47,7 +46,6 @@ class Step:
         name = self.kind.__name__
         self.labels = {f"{name}(layer={item.layer}, positions={positions})" for item in own}
         self.family = f"{name} {positions}"
-        self.fired = self.touched = False
         self._items = own
         self._index: Tensor | None = None
         self._rows: Bool[Tensor, " b"] | None = None
@@ -64,14 +62,22 @@ class Step:
         """Whether idleness is a fault; what a condition guards may rightly stay idle."""
         return self.gate is None or self.kind is Conditional
 
+    @property
+    def asked(self) -> Asked:
+        """What is expected of it."""
+        return Asked(self.family, self.positions, self.kind is Conditional)
+
     def __call__(self, x: Float[Tensor, "b t d"], now: Pass) -> Float[Tensor, "b t d"]:
-        self.fired = True
+        effects = now.effects
+        if self not in effects.ran:
+            effects.ran.add(self)
+            effects.done |= self.labels
         if self.kind is Conditional:
             self._read(x, now)
             return x
         mask = now.mask(self.positions, self._rows, self.gate)
-        if not self.touched and self.counts:
-            self.touched = mask is None or bool(mask.any())
+        if self.family not in effects.done and self.counts and (mask is None or bool(mask.any())):
+            effects.done.add(self.family)
         edited: Tensor = self.kind.apply(x, *self._parameters(x.device, x.dtype))
         return edited if mask is None else torch.where(mask.to(x.device), edited, x)
 
@@ -92,7 +98,8 @@ class Step:
             read = read & (rows[:, None] if read.dim() == 2 else rows)
         before = now.gates.get(self.gate, torch.zeros_like(found))
         now.gates[self.gate] = torch.where(read, found, before)
-        self.touched = self.touched or bool(read.any())
+        if self.family not in now.effects.done and bool(read.any()):
+            now.effects.done.add(self.family)
 
     def _parameters(self, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, ...]:
         """The rows' numbers, [r, 1, p] each; gathered once unless a vector is being learned."""
@@ -106,11 +113,10 @@ class Step:
     def _stacked(self, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, ...]:
         columns = zip(*(item.parameters() for item in self._items), strict=True)
         stacked = [torch.stack([p.to(dtype).to(device) for p in column]) for column in columns]
-        if not all(bool(column.isfinite().all()) for column in stacked):
-            raise RunError(
-                f"{', '.join(sorted(self.labels))} is too large for {dtype}.",
-                "Use a smaller coefficient, or load the model in bfloat16 or float32.",
-            )
+        for column in stacked:
+            too_large = overflows(column.detach())
+            if bool(too_large.any()) and self.kind is not Conditional:
+                raise overflow(self._items[int(too_large.nonzero()[0])], dtype)
         if self._index is not None:
             stacked = [column[self._index.to(device)] for column in stacked]
         return tuple(column[:, None] for column in stacked)

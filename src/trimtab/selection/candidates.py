@@ -226,7 +226,7 @@ def _added(
     for layer in sorted({c.layer for c in candidates}):
         for group in _groups(lm, [c for c in candidates if c.layer == layer], asked):
             rows = [
-                (Add(directions[c.position, layer].float(), layer, 1.0),)
+                (Add(directions[c.position, layer].float(), layer, 1.0, allow_zero=True),)
                 for c in group
                 for _ in range(len(asked))
             ]
@@ -246,7 +246,7 @@ def _ablated(
     """First-token distributions with each candidate ablated; several share a batch."""
     for group in _groups(lm, candidates, asked):
         rows = [
-            (Ablate(directions[c.position, c.layer], c.layer),)
+            (Ablate(directions[c.position, c.layer], c.layer, allow_zero=True),)
             for c in group
             for _ in range(len(asked))
         ]

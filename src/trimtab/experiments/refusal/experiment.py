@@ -209,7 +209,9 @@ def _addition(
     layers = [c.layer for c in here if c.steering >= least or c.layer == chosen.layer]
 
     def look() -> JSON:
-        cells: list[Any] = [Add(directions[chosen.position, at].float(), at, 1.0) for at in layers]
+        cells: list[Any] = [
+            Add(directions[chosen.position, at].float(), at, 1.0, allow_zero=True) for at in layers
+        ]
         made = generate(
             bench.lm, harmless, steering=cells, batch_size=bench.config.batch_size,
             backend=bench.config.backend,

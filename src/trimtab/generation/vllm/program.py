@@ -19,10 +19,11 @@ from torch import Tensor
 
 from trimtab.activations import positions as known
 from trimtab.activations.positions import Positions, as_positions
-from trimtab.errors import RunError, UsageError
+from trimtab.errors import UsageError
 from trimtab.files import write_atomic
 from trimtab.generation.rows import Item
 from trimtab.interventions import Ablate, Add, Clamp, Conditional
+from trimtab.interventions.intervention import overflow, overflows
 from trimtab.models import LanguageModel
 from trimtab.vectors.storage import serialized
 
@@ -113,12 +114,8 @@ def _operation(lm: LanguageModel, item: Item, *, alone: bool) -> Operation:
         )
     assert isinstance(inner, Add | Ablate | Clamp)
     parameters = tuple(p.detach().cpu() for p in inner.parameters())
-    if not all(bool(p.to(lm.dtype).isfinite().all()) for p in parameters):
-        raise RunError(
-            f"{type(inner).__name__}(layer={inner.layer}, positions={positions}) is too large for "
-            f"{lm.dtype}.",
-            "Use a smaller coefficient, or load the model in bfloat16 or float32.",
-        )
+    if any(bool(overflows(p.to(lm.dtype)[None])) for p in parameters):
+        raise overflow(inner, lm.dtype)
     places = _places(lm, inner, fewest=alone and condition is None)
     return Operation(type(inner), positions, places, parameters, condition)
 
