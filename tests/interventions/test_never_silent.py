@@ -1,5 +1,7 @@
 """Never a silent failure: what was not steered, or cannot be, is an error."""
 
+import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -8,8 +10,8 @@ from steering_oracle import model, padded, random_rows, slow_logits, vector
 from torch import Tensor
 from transformers import DynamicCache
 
-from trimtab.errors import RunError
-from trimtab.interventions import Ablate, Add, steer
+from trimtab.errors import RunError, UsageError
+from trimtab.interventions import Ablate, Add, Clamp, Conditional, steer
 from trimtab.models import LanguageModel
 
 
@@ -147,10 +149,175 @@ def test_a_block_run_by_itself_is_refused() -> None:
         lm.anatomy.mlp[0](torch.zeros(1, 2, lm.d_model))
 
 
-def test_a_coefficient_too_large_for_the_dtype_is_refused() -> None:
+# -- each sequence of passes ------------------------------------------------------------------
+
+
+def generated(lm: LanguageModel, **options: Any) -> Tensor:
+    new = {"max_new_tokens": 4, "min_new_tokens": 4} | options
+    return lm.model.generate(torch.tensor(random_rows(1, [6, 6])), do_sample=False, **new)
+
+
+def under(lm: LanguageModel, item: Any, *passes: Callable[[], Any], **options: Any) -> None:
+    """Run passes one after the other in one context."""
+    with steer(lm, item, **options), torch.no_grad():
+        for run in passes:
+            run()
+
+
+def test_a_pass_with_an_effect_does_not_excuse_a_later_one_without() -> None:
+    lm = model("llama")
+    item = Add(vector(lm, 1), 2, 1.0, "generated")
+    message, stop = "touched no token in 1 ", lambda: pytest.fail("came too far")
+    with pytest.raises(RunError, match=message):
+        under(lm, item, lambda: generated(lm), lambda: logits(lm))
+    with pytest.raises(RunError, match=message):  # where a prompt follows, at once
+        under(lm, item, lambda: logits(lm), lambda: generated(lm), stop)
+    other = torch.tensor(random_rows(2, [6, 6])[::-1])
+
+    def batches(*lengths: int) -> None:
+        with steer(lm, item) as steering:
+            for length in lengths:
+                steering.begin(prompt_lengths=[length, length])
+                logits(lm)
+                logits(lm)
+
+    batches(3, 4)
+    with pytest.raises(RunError, match="touched no token in 2 "):
+        batches(3, 6)
+    with pytest.raises(RunError, match=message):  # other prompts are a new sequence
+        under(lm, item, lambda: lm.model(other[:, :3]), lambda: lm.model(other[[1, 0], :5]),
+              prompt_lengths=[3, 3])  # fmt: skip
+
+
+@pytest.mark.parametrize("again", ["nothing", "the same", "more of it", "another"])
+def test_a_pass_taken_for_the_prompt_needs_one_that_goes_on(again: str) -> None:
+    """Passes over prompt and answer would be steered at their last token alone."""
+    lm = model("llama")
+    rows = random_rows(1, [6, 6])
+    grown = [[*row, 7, 8] for row in rows]
+    later = {"nothing": [], "the same": [rows], "more of it": [grown], "another": [[[5], [6]]]}
+    passes = [lambda ids=ids: lm.model(torch.tensor(ids)) for ids in (rows, *later[again])]
+    with pytest.raises(RunError, match=r"Response.*may have held the answer.*prompt_lengths"):
+        under(lm, Add(vector(lm, 1), 2, 1.0, "response"), *passes)
+
+
+@pytest.mark.parametrize("positions", ["response", "prompt", "generated"])
+def test_a_pass_with_labels_asks_for_the_lengths(positions: str) -> None:
+    lm = model("llama")
+    item = Add(vector(lm, 1), 2, 1.0, positions)
+    ids = torch.tensor(random_rows(1, [6, 6]))
+    with pytest.raises(RunError, match=r"With labels.*prompt_lengths"), steer(lm, item):
+        lm.model(ids, labels=ids)
+    with steer(lm, item, prompt_lengths=[3, 3]):
+        lm.model(ids, labels=ids)
+    with steer(lm, Add(vector(lm, 1), 2)):
+        lm.model(ids, labels=ids)
+
+
+def test_a_prompt_and_its_steps_are_one_sequence() -> None:
+    """With a cache and without; steps outside the positions and closed conditions are no fault."""
+    lm = model("llama")
+    v, rows = vector(lm, 1), random_rows(1, [6, 6])
+    closed = Conditional(Add(v, 3), v, 2, 1e6)
+    for item in (Add(v, 2, 1.0, "response"), Add(v, 2, 1.0, "prompt"), closed):
+        for _ in range(2):
+            with steer(lm, item), torch.no_grad():
+                for _ in range(2):
+                    cache = lm.model(torch.tensor(rows)).past_key_values
+                    for token in (7, 8):
+                        lm.model(torch.tensor([[token]] * 2), past_key_values=cache)
+                for more in ([], [7], [7, 8]):
+                    lm.model(torch.tensor([[*row, *more] for row in rows]))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"max_new_tokens": 1, "min_new_tokens": 1}, {"num_beams": 3}, {"num_return_sequences": 2,
+     "num_beams": 2}],
+    ids=["greedy", "one new token", "beams", "several"],
+)  # fmt: skip
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_generate_goes_on_working(options: dict[str, Any], use_cache: bool) -> None:
+    lm = model("llama")
+    with steer(lm, Add(vector(lm, 1), 2, 1.0, "response"), Add(vector(lm, 2), 1, 1.0, "prompt")):
+        for _ in range(2):
+            generated(lm, use_cache=use_cache, **options)
+
+
+def test_an_answer_that_ends_at_once_has_nothing_to_touch_but_one_of_all_must_have() -> None:
+    lm = model("llama")
+    item = Add(vector(lm, 1), 2, 1.0, "generated")
+    with steer(lm, item):
+        generated(lm)
+        generated(lm, max_new_tokens=1, min_new_tokens=1)
+        generated(lm, max_new_tokens=1, min_new_tokens=1, use_cache=False)
+    short = lambda: generated(lm, max_new_tokens=1, min_new_tokens=1)  # noqa: E731
+    with pytest.raises(RunError, match="touched no token in 2"):
+        under(lm, item, short, short)
+
+
+def test_the_pipeline_of_transformers_is_steered() -> None:
+    from transformers import pipeline
+
+    lm = model("llama")
+    write = pipeline("text-generation", model=lm.model, tokenizer=lm.tokenizer, device="cpu")
+    options = {"max_new_tokens": 5, "do_sample": False, "return_full_text": False}
+    item = Add(vector(lm, 1, norm=6.0), 2, 1.0, "response")
+    with steer(lm, item):
+        found = [write(text, **options)[0]["generated_text"] for text in ("The miller", "Hello")]
+    plain = [write(text, **options)[0]["generated_text"] for text in ("The miller", "Hello")]
+    assert found != plain
+
+
+def test_a_pass_that_an_exception_ended_is_not_held_against_the_next() -> None:
+    """As when memory ran out and the caller tries again with fewer rows."""
+    lm = model("llama")
+    with steer(lm, Add(vector(lm, 1), 3)):
+        handle = lm.anatomy.blocks[2].register_forward_pre_hook(lambda *_: 1 / 0)
+        _stopped(lm)
+        handle.remove()
+        logits(lm)
+
+
+# -- numbers -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_number_too_large_for_the_model_is_refused_with_its_layer_and_size(
+    dtype: torch.dtype,
+) -> None:
+    """In float32 norms of 1e20 and more give the same logits, all zero, for every input."""
+    lm = model("llama", dtype)
+    large = 1e6 if dtype == torch.float16 else 1e20
+    for item in (Add(vector(lm, 1), 1, large), Clamp(vector(lm, 1), 1, large)):
+        size = rf"layer=1, (coefficient|value)={re.escape(f'{large:g}')}\) of a vector of norm 2"
+        with pytest.raises(RunError, match=rf"{size} is too large for {dtype}"), steer(lm, item):
+            logits(lm)
+    mild = Add(vector(lm, 1), 1)
+    with (
+        pytest.raises(RunError, match=r"Add\(layer=2"),
+        steer(lm, rows=[mild, Add(vector(lm, 1), 2, large)]),
+    ):
+        logits(lm)
+    for number in (float("inf"), -float("inf"), float("nan"), 10**400):
+        with pytest.raises(UsageError, match="finite number"):
+            Add(vector(lm, 1), 1, number)
+
+
+def test_an_intervention_that_would_do_nothing_is_refused_unless_allowed() -> None:
     lm = model("llama", torch.float16)
-    too_large = Add(vector(lm, 1), 1, 1e6)
-    with pytest.raises(RunError, match=r"too large for torch\.float16"), steer(lm, too_large):
+    v = vector(lm, 1)
+    for item in (Add(v * 0, 1), Ablate(v * 0, 1), Conditional(Add(v * 0, 2), v, 1, 0.0)):
+        with pytest.raises(UsageError, match=r"layer \d is zero.*allow_zero"):
+            steer(lm, item).__enter__()
+    with pytest.raises(UsageError, match=r"coefficient=1e-12\).* is zero in torch.float16"):
+        steer(lm, Add(v, 1, 1e-12)).__enter__()
+    plain = logits(lm)
+    with steer(lm, Add(v * 0, 1, allow_zero=True), Ablate(v * 0, 1, allow_zero=True)):
+        assert torch.equal(logits(lm), plain)
+    with steer(lm, Add(v, 1, 0.0)):  # asked to do nothing
+        assert torch.equal(logits(lm), plain)
+    with steer(lm, Add(torch.zeros(lm.d_model, requires_grad=True), 1)):  # to be learned
         logits(lm)
 
 
