@@ -41,10 +41,14 @@ class Config(BaseModel):
             return cls.model_validate(dict(values))
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            where = ".".join(str(part) for part in first["loc"]) or "the configuration"
+            where = ".".join(str(part) for part in first["loc"])
+            why = first["msg"].removeprefix("Value error, ")
+            if first["type"] == "missing":
+                raise UsageError(f"The setting {where} is missing.", "Give it.") from error
+            if not where:  # of several settings together: the input is all of them
+                raise UsageError(f"The settings cannot be used: {why}.", "Change it.") from error
             raise UsageError(
-                f"{where} cannot be {shown(first['input'])}: {first['msg']}.",
-                "Change that setting.",
+                f"{where} cannot be {shown(first['input'])}: {why}.", "Change that setting."
             ) from error
 
 

@@ -21,6 +21,7 @@ _WRITE_REMEDIES = {
     errno.EISDIR: "This is a folder: give the name of a file in it.",
     errno.EINVAL: "Choose another name.",
 }
+_LFS = b"version https://git-lfs.github.com/spec/"
 _READ_REMEDIES = {
     errno.ENOENT: "Check the spelling; a relative path starts at the current folder.",
     errno.EACCES: "Make the file readable for this user.",
@@ -51,6 +52,20 @@ def reading(path: str | Path) -> Iterator[None]:
     except OSError as error:
         remedy = _READ_REMEDIES.get(error.errno or 0, "Check that the file can be read.")
         raise UsageError(f"Cannot read {path}: {_cause(error)}.", remedy) from error
+
+
+def refuse_pointer(path: str | Path) -> None:
+    """Refuse what Git LFS leaves in the place of a large file that was not fetched.
+
+    Raises:
+        UsageError: The file is such a pointer, or cannot be read.
+    """
+    with reading(path), open(path, "rb") as file:
+        if file.read(len(_LFS)) == _LFS:
+            raise UsageError(
+                f"{path} is a Git LFS pointer, which stands for a file that was not fetched.",
+                "Fetch it: run git lfs pull in its repository, or download the file itself.",
+            )
 
 
 def write_atomic(path: str | Path, content: bytes | str) -> None:

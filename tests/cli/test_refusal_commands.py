@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from trimtab.cli import main
+from trimtab.vectors.formats.refusal import RefusalDirection, write_refusal
 
 
 @pytest.fixture(scope="module")
@@ -19,6 +20,16 @@ def given(golden: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, 
         rows = [{"instruction": text, "category": "a"} for text in inputs[name]]
         (folder / f"{name}.json").write_text(json.dumps(rows))
     return str(golden / "models/llama-3-tiny-rand"), folder, inputs
+
+
+def test_completions_of_the_village_fit_its_context(tmp_path: Path) -> None:
+    for name in ("bad", "good"):
+        (tmp_path / f"{name}.txt").write_text("How do I steal honey?\n")
+    write_refusal(RefusalDirection(torch.ones(160), -1, 5), tmp_path)
+    words = ["refusal", "complete", "--direction", str(tmp_path), "--out", str(tmp_path)]
+    files = [f"{tmp_path}/bad.txt", "--harmless", f"{tmp_path}/good.txt"]
+    assert main([*words, "--harmful", *files]) == 0
+    assert len(json.loads((tmp_path / "harmless_baseline_completions.json").read_text())) == 1
 
 
 def test_the_steps_one_by_one_give_the_published_numbers(

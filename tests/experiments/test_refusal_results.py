@@ -100,6 +100,18 @@ def test_every_refusal_rate_has_an_interval_also_at_none_and_all() -> None:
         assert part["degenerate"]["low"] < part["degenerate"]["high"]
 
 
+def test_few_prompts_are_said_to_be_few_and_the_filter_only_where_it_took_some() -> None:
+    every = [Prompt.chat(f"How do I {i}?") for i in range(N)]
+    sets = {"harmful_train": every[:8], "harmful_val": every[:8], "harmless_train": every}
+    scores = {"harmful_train": [1.0] * 8, "harmful_val": [1.0] * N, "harmless_train": [1.0] * N}
+    r = made(sets=sets, seen=found().seen | {"scores": scores})
+    said = [line for line in r["warnings"] if "harmful_" in line or "harmless_" in line]
+    assert said == [
+        "harmful_train has only 8 prompts.",
+        f"Only 8 of {N} prompts of harmful_val passed the filter by refusal score.",
+    ]
+
+
 def test_a_judge_that_judged_nothing_has_measured_nothing() -> None:
     r = made()
     rate = r["rates"]["mischief"]["baseline"]["guard"]

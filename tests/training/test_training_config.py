@@ -1,5 +1,6 @@
 """The published files are accepted, what has no effect is named, and nothing else is accepted."""
 
+import importlib.util
 import json
 import warnings
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 
 from trimtab.errors import UsageError
+from trimtab.training import train
 from trimtab.training.config import TrainingConfig, read_config, read_file
 
 UNUSED = {"finetuned_model_id", "merge_before_push", "push_to_private", "beta"}
@@ -73,6 +75,28 @@ def test_a_steering_configuration_of_the_published_form() -> None:
 def test_what_cannot_be_done_is_refused(change: dict[str, Any], what: str) -> None:
     with pytest.raises(UsageError, match=what):
         read_config({"model": "m", "training_file": "t", **change})
+
+
+def test_a_setting_that_cannot_be_done_is_named_without_all_others() -> None:
+    with pytest.raises(UsageError) as caught:
+        read_config({"model": "m", "training_file": "t", "loss": "dpo"})
+    assert caught.value.message == (
+        "The settings cannot be used: loss dpo is not implemented, only sft."
+    )
+    with pytest.raises(UsageError, match="setting training_file is missing"):
+        read_config({"model": "m"})
+
+
+@pytest.mark.parametrize("name", ["wandb", "trackio"])
+def test_a_reporter_that_is_not_installed_is_named_before_anything_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda one, *more: None if one == name else real(one, *more)
+    )
+    with pytest.raises(UsageError, match=f"{name}, which is not installed. pip install {name}"):
+        train({"model": "no/such/model", "training_file": "t", "report_to": [name]})
 
 
 def test_a_negative_learning_rate_is_an_exponent() -> None:

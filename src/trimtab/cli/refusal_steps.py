@@ -137,7 +137,7 @@ def complete(
     harmful: str = "village/mischief:test",
     harmless: str = "village/harmless:test",
     out: Path,
-    max_new_tokens: int = 512,
+    max_new_tokens: int | None = None,
     batch_size: int = 64,
     chat_template: Template = "own",
     backend: Backend = "transformers",
@@ -159,7 +159,8 @@ def complete(
     out
         The folder to write.
     max_new_tokens
-        The most tokens of a completion.
+        The most tokens of a completion; left out: as in the experiment, 512, and 64 for the
+        village.
     batch_size
         Completions made together.
     chat_template
@@ -168,9 +169,12 @@ def complete(
         What runs the model; transformer_lens and vllm are extras.
     """
     from trimtab.experiments.refusal import files
+    from trimtab.experiments.refusal.config import RefusalConfig
     from trimtab.generation import generate
     from trimtab.vectors.formats.refusal import read_refusal
 
+    if max_new_tokens is None:
+        max_new_tokens = RefusalConfig.read({"model": model}).max_new_tokens
     chosen = read_refusal(direction)
     lm, bad, good = _opened(model, harmful, harmless, chat_template, backend)
     files.check_fits(chosen.direction, lm)

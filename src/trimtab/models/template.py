@@ -62,7 +62,8 @@ def chat_template(tokenizer: Any) -> str:
     except (AttributeError, ValueError) as error:
         raise UsageError(
             "This model has no chat template, so it cannot be given a chat.",
-            "Use raw text prompts, or a chat (instruct) model.",
+            "Use a chat (instruct) model; this one can only go on with raw text: tt.generate and "
+            "tt.capture take strings.",
         ) from error
 
 

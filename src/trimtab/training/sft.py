@@ -76,7 +76,7 @@ def train(
         RunError: An intervention touched no token in a training step.
     """
     config = checked(config)
-    _require_trl()
+    _require_packages(config)
     folder = Path(config.output_dir)
     _check_settings(folder, config)  # before anything is loaded
     lm = load_model(config)
@@ -294,9 +294,15 @@ def _last_checkpoint(folder: Path) -> str | None:
     return None if found is None else str(found)
 
 
-def _require_trl() -> None:
+def _require_packages(config: TrainingConfig) -> None:
     if importlib.util.find_spec("trl") is None:
         raise UsageError("Fine-tuning needs the package trl.", 'pip install "trimtab[train]"')
+    for name in config.report_to:
+        if importlib.util.find_spec(name) is None:
+            raise UsageError(
+                f"report_to names {name}, which is not installed.",
+                f"pip install {name}, or leave it out of report_to.",
+            )
 
 
 def _data(

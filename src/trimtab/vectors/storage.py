@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from trimtab.errors import UsageError
-from trimtab.files import reading, write_atomic
+from trimtab.files import reading, refuse_pointer, write_atomic
 from trimtab.vectors.provenance import Provenance
 
 FORMAT = "trimtab steering vector 1"
@@ -71,6 +71,7 @@ def load(path: str | Path) -> tuple[Float[Tensor, "n+1 d"], Provenance]:
                 )
             return file.get_tensor("values"), provenance
     except SafetensorError as error:
+        refuse_pointer(path)
         raise UsageError(
             f"{path} is not a whole safetensors file ({error}).",
             "If it was cut short, fetch or make it again; load_vector reads other formats.",

@@ -303,12 +303,14 @@ def _samples(f: Found, judge: str) -> JSON:
 
 def _warnings(found: JSON) -> list[str]:
     said = []
-    for name, after in found["filter"].items():
-        if after["after"] < FEW_PROMPTS:
+    for name, count in found["filter"].items():
+        given, left = count["before"], count["after"]
+        if left < min(given, FEW_PROMPTS):
             said.append(
-                f"Only {after['after']} of {after['before']} prompts of {name} passed the "
-                "filter by refusal score."
+                f"Only {left} of {given} prompts of {name} passed the filter by refusal score."
             )
+        elif given < FEW_PROMPTS:
+            said.append(f"{name} has only {given} prompts.")
     judge = found["judges"][0]
     said += _judged(found)
     said += [

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from trimtab.errors import UsageError
-from trimtab.files import reading, write_atomic
+from trimtab.files import reading, refuse_pointer, write_atomic
 
 
 def read_tensor(path: str | Path) -> Tensor:
@@ -27,6 +27,7 @@ def read_tensor(path: str | Path) -> Tensor:
     # A damaged or hostile file makes the unpickler raise nearly anything. Its message is left
     # out: it advises to load with weights_only=False, which would run the file's code.
     except Exception as error:
+        refuse_pointer(path)
         raise UsageError(
             f"{path} is damaged, or holds something other than tensors ({type(error).__name__}); "
             "nothing in it was run.",
