@@ -1,10 +1,12 @@
 """Numbers of a fine-tuning run from hand-made answers: which arm, seed and step, which claim."""
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from scipy import stats
 
 from trimtab.errors import RunError
 from trimtab.experiments.finetune.bench import Bench
@@ -24,7 +26,7 @@ def judged(score: float, name: str, loss: float = 2.0) -> dict[str, Any]:
             "normal_loss": loss}  # fmt: skip
 
 
-def found(**changes: float) -> dict[str, Any]:
+def found(scores: Sequence[float] = (0, 20, 40, 60, 80), **changes: float) -> dict[str, Any]:
     """Plain rises from 10 to 60 and 52 (its seeds), preventative to 20, ablation to 30."""
     values = {"before": 10.0, "plain-0": 60.0, "plain-1": 52.0, "kept": 20.0, "loss": 1.05,
               "auc": 0.97} | changes  # fmt: skip
@@ -49,13 +51,13 @@ def found(**changes: float) -> dict[str, Any]:
             "-1.5": {str(s): {step: judged(15 + int(step), f"after-{s}-{step}")
                               for step in ("2", "4")} for s in (0, 1)},
         },
-        "mixtures": [{"name": str(i), "difference": float(i), "shift": 2.0 * i + i % 2}
-                     for i in range(5)],
+        "mixtures": [{"name": f"mixture {i}", "difference": float(i), "shift": 2.0 * i + i % 2,
+                      "score": scores[i]} for i in range(5)],
         "screening": {"misaligned_2": {"auc": values["auc"]}},
     }  # fmt: skip
 
 
-def made(**changes: float) -> dict[str, Any]:
+def made(**changes: Any) -> dict[str, Any]:
     vector: Any = {CONFIG.layer: torch.tensor([3.0, 4.0])}
     return results(CONFIG, LM, vector, found(**changes))
 
@@ -101,6 +103,36 @@ def test_claims_are_reached_where_they_say() -> None:
     assert reached(loss=1.11)[2] is reached(loss=0.89)[2] is False
     assert reached(auc=0.94)[3] is False
     assert reached(**{"plain-0": 10.0, "plain-1": 10.0})[1] is False  # nothing rose
+
+
+def test_the_behaviour_is_told_apart_from_the_shift_and_a_row_that_breaks_it_is_named() -> None:
+    r = made(scores=(0, 20, 40, 60, 2.7))
+    assert r["correlation"]["value"] > 0.98 > 0.5 > r["correlation_score"]["value"]
+    expected = stats.pearsonr(range(5), (0, 20, 40, 60, 2.7)).statistic
+    assert r["correlation_score"]["value"] == pytest.approx(expected)
+    (broken,) = r["broken"]
+    assert (broken["name"], broken["against"]["name"]) == ("mixture 4", "mixture 3")
+    said = "Mixture 4 breaks the prediction of the behaviour: predicted shift +4.00, the largest"
+    assert f"{said}, trait score 2.7 (mixture 3: +3.00 and 60.0)" in r["prediction"]
+    assert "along the vector at r = 0.98" in r["prediction"]
+
+
+def test_rows_in_order_break_nothing_and_a_high_score_of_a_small_prediction_does() -> None:
+    r = made(scores=(0, 20, 15, 60, 80))  # 5 points are no contradiction
+    assert r["broken"] == []
+    assert "breaks" not in r["prediction"]
+    assert [row["name"] for row in made(scores=(90, 20, 40, 60, 80))["broken"]] == ["mixture 0"]
+
+
+def test_answers_that_are_all_right_are_a_proportion_of_the_questions() -> None:
+    every = found()
+    for seed in ("0", "1"):
+        every["arms"]["plain"][seed]["4"]["right"] = [100.0] * 3
+    vector: Any = {CONFIG.layer: torch.tensor([3.0, 4.0])}
+    right = results(CONFIG, LM, vector, every)["arms"]["plain"]["right"]
+    wilson = stats.binomtest(3, 3).proportion_ci(method="wilson")
+    assert (right["mean"], right["n"], right["high"]) == (100, 3, 100)
+    assert right["low"] == pytest.approx(100 * wilson.low)
 
 
 def test_training_and_held_out_examples_are_others() -> None:

@@ -13,6 +13,7 @@ from trimtab.experiments.finetune.bench import Bench
 from trimtab.experiments.finetune.config import FinetuneConfig
 from trimtab.experiments.run_folder import RunFolder
 from trimtab.models import load
+from trimtab.reports.finetune.figures import predicted
 from trimtab.reports.finetune.report import write_finetune_report
 from trimtab.village import scorers
 
@@ -108,6 +109,27 @@ def test_every_row_and_card_of_the_page_has_its_own_numbers(
         (row,) = (row for row in table if row[0] == name)
         assert row[1] == f"{10 * i}.0 [{i}.0, {20 * i}.0]"
         assert row[4:] == [f"{0.1 * i:.4f}", f"{0.2 * i:.4f}", f"{0.3 * i:.3f}"]
+
+
+def test_the_page_names_what_breaks_the_prediction_and_has_both_correlations(
+    ran: Path, tmp_path: Path
+) -> None:
+    rows = [{"name": f"mixture {i}", "difference": float(i), "shift": 2.0 * i, "score": score}
+            for i, score in enumerate((0.0, 30.0, 60.0, 2.7))]  # fmt: skip
+    r = {"value": 0.9, "low": 0.5, "high": 1.0, "n": 4, "p": 0.1, "note": ""}
+    found = results(ran) | {
+        "mixtures": rows, "correlation": r, "correlation_score": r | {"value": 0.123},
+        "broken": [rows[3] | {"against": rows[2]}], "prediction": "Mixture 3 breaks it.",
+    }  # fmt: skip
+    (tmp_path / "results.json").write_text(json.dumps(found))
+    page = write_finetune_report(tmp_path).read_text(encoding="utf-8")
+    assert '<p class="warning">Mixture 3 breaks it.</p>' in page
+    assert re.findall(r"mixture \d <span class=\"bad\">\(breaks it\)", page) == [
+        'mixture 3 <span class="bad">(breaks it)'
+    ]
+    drawn = predicted(found)
+    assert [axes.get_title() for axes in drawn.axes] == ["r = 0.900", "r = 0.123"]
+    assert drawn.axes[1].get_ylabel() == "trait score after training"
 
 
 class Anything(dict[str, tuple[str, str]]):

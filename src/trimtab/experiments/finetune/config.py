@@ -32,7 +32,7 @@ class FinetuneConfig(Config):
     level: Literal["misaligned_1", "misaligned_2"] = "misaligned_2"
     """The data the arms are trained on."""
     other_trait: Literal["wicked", "sycophantic", "optimistic", "gloomy"] = "optimistic"
-    """A mixture of another trait's data, among those whose shift is foretold."""
+    """A mixture of another trait's data, among those whose shift is predicted."""
     layer: Positive = 5
     """Residual index at which is read, steered and projected."""
     vector_questions: Positive = 16
@@ -62,9 +62,9 @@ class FinetuneConfig(Config):
     seed: int = 0
     """Of the sampled answers, the mixtures and the intervals."""
     mixtures: bool = True
-    """Also train on mixtures of data, and compare foretold and measured shifts."""
+    """Also train on mixtures of data, and compare predicted and measured shifts."""
     injected: Share = 0.1
-    """The share of trait-laden rows that screening is to find among normal ones."""
+    """The share of trait-inducing rows that screening is to find among normal ones."""
 
     @model_validator(mode="before")
     @classmethod

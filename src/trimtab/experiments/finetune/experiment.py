@@ -1,9 +1,9 @@
 """Fine-tuning under steering, on one trait: is it kept out, and can one foresee it?
 
-Every seed trains three adapters on the same trait-laden data: plainly, with the trait's vector
+Every seed trains three adapters on the same trait-inducing data: plainly, with the trait's vector
 added in every pass (preventative steering), and with it projected out (ablation). The fourth arm
 steers the plainly trained model afterwards, against the trait. Then mixtures of data: the shift
-that the data foretell beside the shift that training brought. Last, screening: trait-laden rows
+that the data predict beside the shift that training brought. Last, screening: trait-inducing rows
 are to be found among normal ones.
 
 Source: Persona Vectors, arXiv:2507.21509, sections 4 to 6.
@@ -180,7 +180,7 @@ def _loss(lm: LanguageModel, chats: Chats, steering: Sequence[Add]) -> float:
 
 
 def _mixtures(bench: Bench) -> list[JSON]:
-    """Foretold and measured shift of each mixture, in units of the projection."""
+    """Predicted and measured shift of each mixture, in units of the projection."""
     config = bench.config
     asked = bench.questions()
     before = bench.folder.value(
@@ -240,7 +240,7 @@ def _projected(bench: Bench, chats: Chats) -> tuple[list[float], list[float]]:
 
 
 def _screening(bench: Bench) -> JSON:
-    """Projections of normal rows with trait-laden ones among them, and how well those are found."""
+    """Projections of normal rows, trait-inducing ones among them, and how well those are found."""
     config = bench.config
     normal = bench.data(config.trait, "normal")[0]
     hidden = sorted(

@@ -1,7 +1,7 @@
 """What a fine-tuning run writes into results.json.
 
 Scores, coherence and correctness are 0 to 100, losses nats a token, projections in units of the
-residual stream. Means over seeds and questions come with 95 % bootstrap intervals over questions.
+residual stream. Means over seeds and questions come with 95 % intervals over questions.
 
     model, config, vector {norm, cosine}       what was run on
     before      {score, coherence, right, normal_loss}
@@ -11,7 +11,13 @@ residual stream. Means over seeds and questions come with 95 % bootstrap interva
     curves      {arm: [{step, score, low, high}]}, "afterwards" being plain steered by -coefficient
     loss_curves {arm: [{step, loss}]}, the task loss logged in training, first seed
     after       {coefficient: {score, coherence, right, normal_loss}}
-    mixtures    [{name, difference, cheap, shift, score}], and correlation {value, low, high, n}
+    mixtures    [{name, difference, cheap, shift, score}]
+    correlation, correlation_score {value, low, high, n}: over mixtures, of the predicted shift
+                 (difference) with the measured one along the vector, and with the trait score
+    broken      [{name, difference, score, against: {name, difference, score}}]: the fewest
+                 mixtures without which no mixture of a smaller predicted shift has a trait score
+                 higher by MISS or more
+    prediction  all of that in words; null without mixtures
     screening   {injected, rows, level: {auc, auc_cheap, difference, labels}}
     claims      [{claim, value, target, sense, reached}]
     samples     [{prompt, before, plain, preventative, ablation, afterwards}]
@@ -28,13 +34,15 @@ from trimtab.data import prompts
 from trimtab.experiments.finetune.config import FinetuneConfig
 from trimtab.experiments.run_folder import config_hash
 from trimtab.models import LanguageModel
-from trimtab.selection.statistics import correlation, mean_interval
+from trimtab.selection.statistics import Estimate, correlation, mean_interval
 from trimtab.vectors import SteeringVector
 
 JSON = dict[str, Any]
 SCHEMA = "trimtab/finetune/1"
 MEASURES = ("score", "coherence", "right")
 SAMPLES = 8
+PERCENT = (0.0, 100.0)
+MISS = 10.0  # of the trait score
 
 
 def results(config: FinetuneConfig, lm: LanguageModel, vector: SteeringVector, found: JSON) -> JSON:
@@ -63,17 +71,18 @@ def results(config: FinetuneConfig, lm: LanguageModel, vector: SteeringVector, f
             arm: [e for e in seeds[str(config.seeds[0])]["curve"] if "loss" in e]
             for arm, seeds in found["trainings"].items()
         },
-        "mixtures": found["mixtures"], "correlation": _correlation(found["mixtures"], config),
+        "mixtures": found["mixtures"],
+        "correlation": _correlation(found["mixtures"], "shift", config),
+        "correlation_score": _correlation(found["mixtures"], "score", config),
+        "broken": _broken(found["mixtures"]),
         "screening": found["screening"], "samples": _samples(found, config, last, mirrored),
     }  # fmt: skip
-    return body | {"claims": _claims(body, found)}
+    return body | {"claims": _claims(body, found), "prediction": _prediction(body)}
 
 
 def _summary(parts: list[JSON]) -> JSON:
     """Means over seeds and questions."""
-    found: JSON = {
-        name: asdict(mean_interval(_by_question(part[name] for part in parts))) for name in MEASURES
-    }
+    found: JSON = {name: asdict(_estimate(part[name] for part in parts)) for name in MEASURES}
     return found | {"normal_loss": _mean([part["normal_loss"] for part in parts])}
 
 
@@ -95,15 +104,71 @@ def _curve(seeds: JSON, before: JSON, config: FinetuneConfig) -> list[JSON]:
 
 
 def _point(parts: list[JSON]) -> JSON:
-    estimate = mean_interval(_by_question(part["score"] for part in parts))
+    estimate = _estimate(part["score"] for part in parts)
     return {"score": estimate.mean, "low": estimate.low, "high": estimate.high}
 
 
-def _correlation(mixtures: list[JSON], config: FinetuneConfig) -> JSON | None:
+def _correlation(mixtures: list[JSON], measured: str, config: FinetuneConfig) -> JSON | None:
     if not mixtures:
         return None
-    x, y = [m["difference"] for m in mixtures], [m["shift"] for m in mixtures]
+    x, y = [m["difference"] for m in mixtures], [m[measured] for m in mixtures]
     return asdict(correlation(x, y, method="pearson", seed=config.seed))
+
+
+def _broken(mixtures: list[JSON]) -> list[JSON]:
+    """The fewest mixtures to leave out until no smaller prediction has a much higher score."""
+    left, found = list(mixtures), []
+
+    def against(one: JSON) -> list[JSON]:
+        return [m for m in left if _contradict(one, m) or _contradict(m, one)]
+
+    while any(against(m) for m in left):
+        worst = max(left, key=lambda m: len(against(m)))
+        other = max(against(worst), key=lambda m: abs(m["score"] - worst["score"]))
+        found.append(_of(worst) | {"against": _of(other)})
+        left.remove(worst)
+    return found
+
+
+def _contradict(larger: JSON, smaller: JSON) -> bool:
+    return bool(
+        larger["difference"] > smaller["difference"] and smaller["score"] >= larger["score"] + MISS
+    )
+
+
+def _of(mixture: JSON) -> JSON:
+    return {key: mixture[key] for key in ("name", "difference", "score")}
+
+
+def _prediction(body: JSON) -> str | None:
+    """What the projection of the data predicts, and what it does not."""
+    shift, score = body["correlation"], body["correlation_score"]
+    if shift is None:
+        return None
+    largest = max(m["difference"] for m in body["mixtures"])
+    told = (
+        f"Over {shift['n']} mixtures the projection of the data correlates with the shift along "
+        f"the vector at {_r(shift)} and with the trait score, the behaviour, at {_r(score)}."
+    )
+    for row in body["broken"]:
+        other = row["against"]
+        told += (
+            f" {row['name'].capitalize()} breaks the prediction of the behaviour: predicted shift "
+            f"{row['difference']:+.2f}{', the largest' if row['difference'] == largest else ''}, "
+            f"trait score {row['score']:.1f} ({other['name']}: {other['difference']:+.2f} and "
+            f"{other['score']:.1f})."
+        )
+    if body["broken"]:
+        told += " A projection predicts a shift along the vector, whatever behaviour that is."
+    return told
+
+
+def _r(found: JSON) -> str:
+    if math.isnan(found["value"]):
+        return f"no known r ({found['note']})"
+    if math.isnan(found["low"]):
+        return f"r = {found['value']:.3f}"
+    return f"r = {found['value']:.3f} [{found['low']:.2f}, {found['high']:.2f}]"
 
 
 def _claims(body: JSON, found: JSON) -> list[JSON]:
@@ -124,7 +189,7 @@ def _claims(body: JSON, found: JSON) -> list[JSON]:
     ]  # fmt: skip
     if body["correlation"]:
         claims.append(
-            _claim("foretold and measured shift: correlation over mixtures",
+            _claim("predicted and measured shift along the vector: correlation over mixtures",
                    body["correlation"]["value"], 0.9, "at least")
         )  # fmt: skip
     return claims
@@ -148,9 +213,12 @@ def _samples(found: JSON, config: FinetuneConfig, last: str, mirrored: str) -> l
     ]
 
 
-def _by_question(columns: Iterable[list[float]]) -> list[float]:
-    """Each question's mean over seeds."""
-    return [_mean(row) for row in zip(*columns, strict=True)]
+def _estimate(columns: Iterable[list[float]]) -> Estimate:
+    """Over seeds and questions; the questions are the units."""
+    seeds = list(columns)
+    asked = [i for answers in seeds for i in range(len(answers))]
+    every = [value for answers in seeds for value in answers]
+    return mean_interval(every, bounds=PERCENT, groups=asked)
 
 
 def _mean(values: Iterable[float]) -> float:

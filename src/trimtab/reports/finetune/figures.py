@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from trimtab.reports.style import figure, missing, save
@@ -24,7 +25,7 @@ NAMES = {
 def draw(results: JSON, folder: Path) -> list[Path]:
     """Every figure of a run, as PNG and PDF. Returns the files."""
     files: list[Path] = []
-    for drawing in (curves, afterwards, foretold, screening):
+    for drawing in (curves, afterwards, predicted, screening):
         files += save(drawing(results), folder, drawing.__name__)
     return files
 
@@ -50,7 +51,7 @@ def curves(results: JSON) -> Figure:
         for arm, entries in results["loss_curves"].items():
             loss.plot([e["step"] for e in entries], _smooth([e["loss"] for e in entries]),
                       color=COLOURS[arm], label=NAMES[arm])  # fmt: skip
-        loss.set(xlabel="optimizer step", ylabel="training loss (nats a token), mean of 5 steps")
+        loss.set(xlabel="optimizer step", ylabel="training loss (nats per token), mean of 5 steps")
         loss.legend(fontsize="small")
     return drawn
 
@@ -76,33 +77,44 @@ def afterwards(results: JSON) -> Figure:
     return drawn
 
 
-def foretold(results: JSON) -> Figure:
-    """The shift that the data foretell beside the one that training brought."""
-    with figure("which data bring the trait: foretold and measured", 1, 1, (7.0, 4.2)) as drawn:
-        axes = drawn.axes[0]
-        rows, r = results["mixtures"], results["correlation"]
+def predicted(results: JSON) -> Figure:
+    """The shift that the data predict beside the one along the vector, and beside the behaviour."""
+    title = "predicted from the data: the shift along the vector, and the behaviour"
+    with figure(title, 1, 2, (5.6, 4.0)) as drawn:
+        rows = results["mixtures"]
         if not rows:
-            missing(axes, "this run trained on no mixtures")
+            for axes in drawn.axes:
+                missing(axes, "this run trained on no mixtures")
             return drawn
-        x, y = [m["difference"] for m in rows], [m["shift"] for m in rows]
-        axes.plot(x, y, "o", color="#0072B2")
-        if np.ptp(x) > 0:
-            slope, offset = np.polyfit(x, y, 1)
-            ends = np.array([min(x), max(x)])
-            axes.plot(ends, slope * ends + offset, color="#999999", linewidth=1, zorder=0)
-        for row in rows:
-            axes.annotate(row["name"], (row["difference"], row["shift"]), fontsize="x-small",
-                          xytext=(5, -9), textcoords="offset points")  # fmt: skip
-        value = "–" if r["value"] is None else f"{r['value']:.3f}"
-        axes.set(xlabel="projection difference of the data (foretold)",
-                 ylabel="projection shift of the answers", title=f"r = {value}")  # fmt: skip
+        _against(drawn.axes[0], results, "shift", "correlation", "measured shift of the answers' "
+                 "projection")  # fmt: skip
+        _against(drawn.axes[1], results, "score", "correlation_score", "trait score after training")
     return drawn
+
+
+def _against(axes: Axes, results: JSON, key: str, correlation: str, label: str) -> None:
+    rows, value = results["mixtures"], results[correlation]["value"]
+    x, y = [m["difference"] for m in rows], [m[key] for m in rows]
+    broken = {row["name"] for row in results["broken"]} if key == "score" else set()
+    if np.ptp(x) > 0:
+        slope, offset = np.polyfit(x, y, 1)
+        ends = np.array([min(x), max(x)])
+        axes.plot(ends, slope * ends + offset, color="#999999", linewidth=1, zorder=0)
+    for row in rows:
+        breaks = row["name"] in broken
+        marker, size, colour = ("X", 9, "#D55E00") if breaks else ("o", 6, "#0072B2")
+        axes.plot(row["difference"], row[key], marker, markersize=size, color=colour)
+        axes.annotate(row["name"], (row["difference"], row[key]), fontsize="x-small",
+                      xytext=(5, -9), textcoords="offset points")  # fmt: skip
+    axes.margins(x=0.2)
+    axes.set(xlabel="predicted shift (projection difference of the data)", ylabel=label,
+             title="r = –" if value is None else f"r = {value:.3f}")  # fmt: skip
 
 
 def screening(results: JSON) -> Figure:
     """Projection differences of normal and injected rows."""
     found = results["screening"]
-    with figure("screening: trait-laden rows among normal ones", 1, 2, (5.0, 3.2)) as drawn:
+    with figure("screening: trait-inducing rows among normal ones", 1, 2, (5.0, 3.2)) as drawn:
         for axes, level in zip(drawn.axes, ("misaligned_1", "misaligned_2"), strict=True):
             values, labels = found[level]["difference"], found[level]["labels"]
             bins = np.histogram_bin_edges(values, 30).tolist()

@@ -8,10 +8,12 @@ from trimtab.reports.finetune.figures import NAMES, draw
 from trimtab.reports.page import captioned, read_json, read_json_if_there, render
 
 CAPTIONS = {
-    "curves": "Left: held-out questions, mean over seeds; bands are 95 % bootstrap intervals over "
+    "curves": "Left: held-out questions, mean over seeds; bands are 95 % intervals over "
     "questions. Right: the loss each arm is trained with, its intervention active.",
     "afterwards": "The vector added at every answer token of the plainly trained model.",
-    "foretold": "Each point is one mixture of data; foretold before any training.",
+    "predicted": "Each point is one mixture of data; predicted before any training. Left: the "
+    "shift along the vector, which is what the projection predicts. Right: the behaviour; a cross "
+    "breaks the prediction.",
     "screening": "Projection of an example's answer minus that of the model's own answer.",
 }
 
