@@ -5,7 +5,7 @@ Models: "village" answers with the village's own words and its true token probab
 replies with its coherence (or rudeness) by the village's scorers; "village-digits" is the same
 judge, writing a token for each digit. "gpt-..." writes a trait when asked for one, which is wicked
 by whatever name, and judges wickedness and coherence. `no_logprobs` makes a server without token
-probabilities.
+probabilities; `refuses` one that will not answer some messages.
 """
 
 import itertools
@@ -34,6 +34,41 @@ from trimtab.village import scorers
 
 FAULTS = ("busy", "broken", "cut off", "stalled", "reset")
 Fault = Callable[[int], str | None]  # by the number of the call, from 0
+Refusal = Callable[
+    [str], tuple[int, str] | None
+]  # by the message: a status and words; {key} in them
+
+
+def _with(**values: Any) -> Callable[[dict[str, Any]], bytes]:
+    """Changes the only choice of an answer."""
+    return lambda answer: json.dumps(answer | {"choices": [answer["choices"][0] | values]}).encode()
+
+
+def _with_probability(number: str) -> Callable[[dict[str, Any]], bytes]:
+    likely = [{"token": "7", "logprob": "here"}]
+    content = [{"token": "7", "logprob": -1.0, "top_logprobs": likely}]
+    make = _with(logprobs={"content": content})
+    return lambda answer: make(answer).replace(b'"here"', number.encode())
+
+
+# JSON, mostly, and no chat completions.
+ODD: dict[str, Callable[[dict[str, Any]], bytes]] = {
+    "message a string": _with(message="7"),
+    "content a number": _with(message={"content": 7}),
+    "logprobs a string": _with(logprobs="x"),
+    "logprob of 1e9": _with_probability("1e9"),
+    "logprob not a number": _with_probability("NaN"),
+    "logprob of 9000 digits": _with_probability("-" + "9" * 9000),
+    "no choices": lambda answer: json.dumps(answer | {"choices": []}).encode(),
+    "an array": lambda answer: json.dumps([answer]).encode(),
+    "an error with status 200": lambda answer: b'{"error": {"message": "overloaded"}}',
+    "nested deeply": lambda answer: b'{"choices": ' + b"[" * 99_999 + b"]" * 99_999 + b"}",
+    "nested in what is not read": lambda answer: (
+        json.dumps(answer)[:-1].encode() + b', "x": ' + b'{"x": ' * 9999 + b"1" + b"}" * 10_000
+    ),
+    "a lone surrogate": _with(message={"content": "\ud800"}),
+    "no text": lambda answer: b"\xff\x00\xfe",
+}
 
 
 def share_of_faults(tenths: int, kinds: Sequence[str] = FAULTS) -> Fault:
@@ -58,7 +93,8 @@ class Server:
         answered: How often each message was answered in full.
         headers: Of all requests.
         met: How often each fault was shown.
-        fault: Decides about faults; may be replaced while the server runs.
+        fault: Decides about faults, of FAULTS or ODD; may be replaced while the server runs.
+        refuses: Decides which messages are refused whenever they are asked.
         most_at_once: Requests that it worked on at the same time, at most.
     """
 
@@ -68,6 +104,7 @@ class Server:
     headers: list[Any] = field(default_factory=list)
     met: Counter[str] = field(default_factory=Counter)
     fault: Fault = lambda call: None
+    refuses: Refusal = lambda message: None
     no_logprobs: bool = False
     stall: float = 1.0
     at_work: int = 0
@@ -115,13 +152,21 @@ class _Handler(BaseHTTPRequestHandler):
         with server.lock:
             server.at_work += 1
             server.most_at_once = max(server.most_at_once, server.at_work)
-        status, answer = _answer(body, server)
+        refused = server.refuses(body["messages"][-1]["content"])
+        if refused is None:
+            status, answer = _answer(body, server)
+        else:
+            key = self.headers["Authorization"].removeprefix("Bearer ")
+            said = refused[1].replace("{key}", key)
+            status, answer = refused[0], {"error": {"message": said}}
         data = json.dumps(answer).encode()
         with server.lock:
             server.at_work -= 1
             server.answered[_said(body)] += status == 200 and fault is None
         if fault == "cut off":
             data = data[: len(data) // 2]
+        elif fault in ODD and status == 200:
+            data = ODD[fault](answer)
         self._send(status, data)
 
     def _shows(self, fault: str | None, server: Server) -> bool:
@@ -136,7 +181,7 @@ class _Handler(BaseHTTPRequestHandler):
             linger = struct.pack("ii", 1, 0)  # closing sends RST
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             self.close_connection = True
-        return fault not in (None, "cut off")
+        return fault in FAULTS and fault != "cut off"
 
     def _send(self, status: int, data: bytes, retry_after: str | None = None) -> None:
         self.send_response(status)

@@ -73,7 +73,7 @@ def _within(host: str, *domains: str) -> bool:
 
 
 def _key(url: str, names: str, key: SecretStr | None) -> SecretStr:
-    if key is None:
+    if key is None or not key.get_secret_value().strip():
         raise UsageError(
             f"There is no key for {url}.",
             f"Set {names}, in the environment or in the file .env (see .env.example); for a server "

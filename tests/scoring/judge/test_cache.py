@@ -1,5 +1,6 @@
 """Replies on disk: by the whole request, at once, and for several processes."""
 
+import sqlite3
 import subprocess
 import sys
 
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trimtab.errors import UsageError
+from trimtab.errors import RunError, UsageError
 from trimtab.scoring.judge import cache as cache_module
 from trimtab.scoring.judge.cache import Cache, Reply, key_of
 
@@ -59,6 +60,38 @@ def test_processes_share_a_file_and_a_crash_loses_nothing(tmp_path):
     assert [process.wait() for process in running] == [1, 1]
     cache = Cache(path)
     assert all(cache.get(f"{name}{i}") == Reply("x", None) for name in "ab" for i in range(20))
+
+
+@pytest.mark.parametrize(
+    "stored",
+    ["", "[]", "{", '{"text": ["a"], "probabilities": null}', '{"text": "a"}', "[" * 99_999,
+     '{"text": "a", "probabilities": {"8": NaN}}', '{"text": "a", "probabilities": {"8": 1e9}}',
+     '{"text": "a", "probabilities": {"8": ' + "9" * 9999 + "}}"],
+)  # fmt: skip
+def test_an_entry_that_is_no_reply_is_asked_for_again(tmp_path, stored):
+    cache, reply = Cache(tmp_path / "c"), Reply("x", {"8": 0.5})
+    with sqlite3.connect(tmp_path / "c") as other:
+        other.execute("INSERT INTO replies VALUES ('k', ?)", (stored,))
+    assert cache.get("k") is None
+    assert cache.put("k", reply) == reply
+    assert Cache(tmp_path / "c").get("k") == reply
+
+
+def test_of_two_processes_that_asked_alike_both_have_the_first_reply(tmp_path):
+    one, other = Cache(tmp_path / "c"), Cache(tmp_path / "c")
+    assert one.put("k", Reply("first", None)) == Reply("first", None)
+    assert other.put("k", Reply("second", None)) == Reply("first", None)
+    assert one.get("k") == other.get("k") == Reply("first", None)
+
+
+def test_a_file_that_breaks_later_is_an_error_with_a_remedy(tmp_path):
+    cache = Cache(tmp_path / "c")
+    with sqlite3.connect(tmp_path / "c") as other:
+        other.execute("DROP TABLE replies")
+    with pytest.raises(RunError, match=r"cannot be read.*Move the file away"):
+        cache.get("k")
+    with pytest.raises(RunError, match="cannot be written"):
+        cache.put("k", Reply("x", None))
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path):

@@ -4,6 +4,9 @@ import asyncio
 import json
 import logging
 import math
+import signal
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -180,6 +183,7 @@ def test_it_waits_as_long_as_the_endpoint_says_and_no_longer_than_is_sensible(se
         assert len(set(drawn)) > 40
     values = {
         "0.25": 0.25, "-3": 0.0, "Wed, 21 Oct 2015 07:28:00 GMT": 0.0, "soon": None,
+        "Wed, 21 Oct 2015 07:28:00 -0000": 0.0, "Wed, 21 Oct 2015 07:28:00 +99999999999": None,
     }  # fmt: skip
     for said, seconds in values.items():
         assert faults._retry_after({"retry-after": said}) == seconds
@@ -301,3 +305,97 @@ def test_a_judge_scores_toxicity_from_0_to_1(server, tmp_path, monkeypatch):
         type(scorer.judge), "rate", lambda *_: {"toxicity": [Judgement(None, "no")]}
     )
     assert math.isnan(scorer.score([scoring.as_completion("x")])[0])
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [(400, "invalid prompt"), (413, "too long"), (422, "no"), (403, "content policy violation")],
+)
+def test_a_row_that_is_refused_for_good_is_missing_with_the_reason(
+    server, tmp_path, caplog, status, words
+):
+    bad = COHERENCE.message(QUESTIONS[3], ANSWERS[3])
+    server.refuses = {bad: (status, words)}.get
+    asked = judge(server, cache=tmp_path / "c")
+    found = asked.rate([COHERENCE], QUESTIONS[:6], ANSWERS[:6])["coherence"]
+    assert found[3] == Judgement(None, f"status {status}: {words}")
+    assert scores(found[:3] + found[4:]) == pytest.approx(EXPECTED[:3] + EXPECTED[4:6])
+    assert (asked.usage.refused, asked.usage.failed, asked.usage.retries) == (1, 0, 0)
+    assert "1 refused" in asked.usage.describe()
+    assert "1 of 6 judgements are missing" in caplog.text
+    again, calls = judge(server, cache=tmp_path / "c"), len(server.calls)
+    assert again.estimate([COHERENCE], QUESTIONS[:6], ANSWERS[:6]).requests == 0
+    assert again.rate([COHERENCE], QUESTIONS[:6], ANSWERS[:6])["coherence"] == found
+    alone = judge(server, cache=tmp_path / "c").rate([COHERENCE], QUESTIONS[3:4], ANSWERS[3:4])
+    assert alone["coherence"] == found[3:4]  # a call of nothing else
+    assert len(server.calls) == calls
+
+
+def test_refusals_of_most_rows_are_asked_for_again(server, tmp_path):
+    server.refuses = lambda message: (400, "too long") if "ANSWER" in message else None
+    found = judge(server, cache=tmp_path / "c").rate([COHERENCE], QUESTIONS[:5], ANSWERS[:5])
+    assert found["coherence"] == [Judgement(None, "status 400: too long")] * 5
+    server.refuses = lambda _: None
+    found = judge(server, cache=tmp_path / "c").rate([COHERENCE], QUESTIONS[:5], ANSWERS[:5])
+    assert scores(found["coherence"]) == pytest.approx(EXPECTED[:5])
+
+
+@pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 405])
+def test_an_endpoint_that_refuses_a_harmless_request_ends_the_run_at_once(server, status):
+    server.refuses = lambda _: (status, "no such thing")
+    with pytest.raises(RunError, match=f"status {status}: no such thing. Check the"):
+        judge(server).rate([COHERENCE], QUESTIONS, ANSWERS)
+    assert len(server.calls) == 1
+
+
+def test_an_endpoint_that_refuses_to_give_token_probabilities_is_sampled(server, tmp_path):
+    def refuses(_):
+        return (400, "logprobs are not supported") if server.calls[-1].get("logprobs") else None
+
+    server.refuses = refuses
+    asked = judge(server, cache=tmp_path / "c", concurrency=1)
+    found = asked.rate([COHERENCE], QUESTIONS[:2], ANSWERS[:2])["coherence"]
+    assert scores(found) == pytest.approx(EXPECTED[:2])
+    assert asked.usage.sampled == endpoint.NO_LOGPROBS
+    calls = len(server.calls)
+    judge(server, cache=tmp_path / "c").rate([COHERENCE], QUESTIONS[:2], ANSWERS[:2])
+    assert len(server.calls) == calls
+
+
+def test_replies_in_parts_and_stopped_by_a_filter_are_read():
+    def reply(**values):
+        return client._reply(json.dumps({"choices": [values], "usage": "none"}).encode())
+
+    parts = [{"type": "thinking", "thinking": "Hm."}, {"type": "text", "text": "8"}]
+    assert reply(message={"content": [*parts, {"type": "text", "text": "5"}]}).text == "85"
+    assert reply(message={"content": None}).text == ""
+    likely = [{"token": "85", "logprob": 1e-9}, {"token": "3", "logprob": -math.inf}]
+    place = {"token": "85", "top_logprobs": likely}
+    read = reply(message={"content": "85"}, logprobs={"content": [place]})
+    assert read.probabilities == {"85": 1.0, "3": 0.0}
+    assert (read.tokens_in, read.tokens_out) == (0, 0)
+    with pytest.raises(faults.Lasting, match="content filter"):
+        reply(message={"content": ""}, finish_reason="content_filter")
+
+
+def test_an_interrupt_in_a_notebook_ends_the_requests(server):
+    """There the judge's loop runs in another thread, which the interrupt does not reach."""
+    server.fault = lambda call: "stalled" if call else None
+    server.stall, ended = 30.0, []
+
+    def interrupt():
+        while len(server.calls) < 2:
+            time.sleep(0.01)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    async def notebook():
+        threading.Thread(target=interrupt, daemon=True).start()
+        try:
+            judge(server, timeout=30.0).rate([COHERENCE], QUESTIONS[:1], ANSWERS[:1])
+        except KeyboardInterrupt:
+            ended.append(time.monotonic())
+
+    begun, loop = time.monotonic(), asyncio.new_event_loop()
+    loop.run_until_complete(notebook())
+    loop.close()
+    assert ended[0] - begun < 20  # the request alone would take 30

@@ -1,4 +1,4 @@
-"""Answers of endpoints in an SQLite file, each written as it arrives."""
+"""Answers of endpoints in an SQLite file, each written as it arrives, and lasting refusals."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import sqlite3
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from trimtab.errors import RunError, UsageError
 
@@ -25,14 +27,17 @@ class Reply:
     """
 
     text: str
-    probabilities: dict[str, float] | None
+    probabilities: dict[str, Annotated[float, Field(ge=0, le=1.01)]] | None
     first: str | None = None
     tokens_in: int = 0
     tokens_out: int = 0
 
 
+_STORED = TypeAdapter(Reply)
+
+
 class Cache:
-    """Replies by request; a failed request has none, so that it is made again."""
+    """Replies and refusals by request; a failed request has neither, so that it is made again."""
 
     def __init__(self, path: str | Path | None) -> None:
         """Open or make the file; None keeps the replies in memory.
@@ -53,6 +58,10 @@ class Cache:
             self._db.execute(
                 "CREATE TABLE IF NOT EXISTS replies (request TEXT PRIMARY KEY, reply TEXT NOT NULL)"
             )
+            self._db.execute(
+                "CREATE TABLE IF NOT EXISTS refusals "
+                "(request TEXT PRIMARY KEY, reason TEXT NOT NULL)"
+            )
             self._db.commit()
         except (sqlite3.Error, OSError) as error:
             raise UsageError(
@@ -61,21 +70,61 @@ class Cache:
             ) from error
 
     def get(self, key: str) -> Reply | None:
-        """The reply to a request, if there was one."""
-        row = self._db.execute("SELECT reply FROM replies WHERE request = ?", (key,)).fetchone()
-        return None if row is None else Reply(**json.loads(row[0]))
+        """The reply to a request, if there was one; what is no reply does not count.
 
-    def put(self, key: str, reply: Reply) -> None:
+        Raises:
+            RunError: The file cannot be read.
+        """
+        stored = self._stored("SELECT reply FROM replies WHERE request = ?", key)
+        try:
+            return None if stored is None else _STORED.validate_json(stored, strict=True)
+        except ValidationError:  # of an earlier version, or another program: asked for again
+            self._write("DELETE FROM replies WHERE request = ? AND reply = ?", key, stored)
+            return None
+
+    def put(self, key: str, reply: Reply) -> Reply:
         """Keep a reply; it is in the file when this returns.
+
+        Returns:
+            The reply that the file has: another process may have been first.
 
         Raises:
             RunError: The file cannot be written.
         """
+        self._write("INSERT OR IGNORE INTO replies VALUES (?, ?)", key, json.dumps(asdict(reply)))
+        return self.get(key) or reply
+
+    def refusal(self, key: str) -> str | None:
+        """Why a request was refused for good, if it was.
+
+        Raises:
+            RunError: The file cannot be read.
+        """
+        found = self._stored("SELECT reason FROM refusals WHERE request = ?", key)
+        return None if found is None else str(found)
+
+    def put_refusal(self, key: str, reason: str) -> None:
+        """Keep a refusal.
+
+        Raises:
+            RunError: The file cannot be written.
+        """
+        self._write("INSERT OR REPLACE INTO refusals VALUES (?, ?)", key, reason)
+
+    def _stored(self, query: str, key: str) -> Any:
+        try:
+            row = self._db.execute(query, (key,)).fetchone()
+        except sqlite3.Error as error:
+            raise RunError(
+                f"The judge's cache cannot be read: {error}.",
+                "Move the file away, or choose another; what it has is then asked for again.",
+            ) from error
+        return None if row is None else row[0]
+
+    def _write(self, command: str, key: str, value: str) -> None:
         try:
             with self._db:
-                self._db.execute(
-                    "INSERT OR REPLACE INTO replies VALUES (?, ?)", (key, json.dumps(asdict(reply)))
-                )
+                self._db.execute(command, (key, value))
         except sqlite3.Error as error:
             raise RunError(
                 f"The judge's cache cannot be written: {error}.",

@@ -11,7 +11,7 @@ from functools import partial
 from trimtab.errors import UsageError
 from trimtab.scoring.judge.aggregation import judgement
 from trimtab.scoring.judge.cache import Reply
-from trimtab.scoring.judge.client import Ask, Client, Request, Unanswered
+from trimtab.scoring.judge.client import Ask, Client, Refused, Request, Unanswered
 from trimtab.scoring.judge.metric import Judgement, Kind, Metric
 from trimtab.scoring.judge.price import cost, price_of, tokens_of
 from trimtab.scoring.judge.usage import Estimate, Usage
@@ -37,7 +37,7 @@ class EndpointJudge:
     def __init__(self, model: str, client: Client, price: tuple[float, float] | None) -> None:
         self.name, self._client = model, client
         self._price = price or price_of(model)
-        self._failed = 0
+        self._failed = self._refused = 0
         self._sampled: str | None = None
 
     @property
@@ -52,7 +52,7 @@ class EndpointJudge:
         return Usage(
             client.answered, client.cached, client.retries, self._failed, *client.tokens,
             cost(self._price, client.tokens), cost(self._price, client.cached_tokens),
-            self._sampled,
+            self._sampled, self._refused,
         )  # fmt: skip
 
     def estimate(
@@ -67,7 +67,7 @@ class EndpointJudge:
                 message = metric.message(question, answer)
                 for request in self._requests(metric.kind, message, fault):
                     requests[repr(request)] = request
-        new = [r for r in requests.values() if self._client.known(r) is None]
+        new = [r for r in requests.values() if not self._is_known(r)]
         into = sum(tokens_of(r["messages"][0]["content"]) for r in new)
         out = sum(int(r.get("max_tokens", TOKENS_OF_A_VERDICT)) for r in new)
         usd = cost(self._price, (into, out))
@@ -81,20 +81,21 @@ class EndpointJudge:
         *,
         progress: Callable[[int, int], None] | None = None,
     ) -> dict[str, list[Judgement]]:
-        """By metric name, a judgement for each answer; where the endpoint failed, the reason.
+        """By metric name, a judgement for each answer; where the endpoint gave none, the reason.
 
-        The same call again sends only what failed.
+        The same call again sends what failed, and what was refused only where most was.
 
         Raises:
             UsageError: Two metrics of one name, or a template without {answer}.
-            RunError: The endpoint refuses the key or the model, or answered nothing at all.
+            RunError: The endpoint refuses the key, the model or a harmless request, or answered
+                nothing at all.
         """
         if len({metric.name for metric in metrics}) < len(metrics):
             raise UsageError("Two metrics have one name.", "Give each a name of its own.")
         pairs = list(zip(questions, answers, strict=True))
         asked = [(m.kind, m.message(q, a)) for m in metrics for q, a in pairs]
         fault = self._find_fault({metric.kind for metric in metrics}) if pairs else None
-        done, failed = 0, self._failed
+        done, failed, refused = 0, self._failed, self._refused
 
         async def one(kind: Kind, message: str, ask: Ask) -> Judgement:
             nonlocal done
@@ -105,7 +106,7 @@ class EndpointJudge:
             return found
 
         found = self._client.run([partial(one, kind, message) for kind, message in asked])
-        self._warn(self._failed - failed)
+        _warn(self._failed - failed, self._refused - refused, len(asked))
         n = len(pairs)
         return {m.name: found[i * n : (i + 1) * n] for i, m in enumerate(metrics)}
 
@@ -115,7 +116,12 @@ class EndpointJudge:
             return None
 
         async def first(ask: Ask) -> Reply:
-            return await ask(self._probe())
+            try:
+                return await ask(self._probe())
+            except Refused as refusal:
+                if "logprob" not in str(refusal):
+                    raise
+                return self._client.keep(self._probe(), Reply("", None))
 
         fault = _fault(self._client.run([first])[0])
         if any(_is_sampled(kind, fault) for kind in kinds):
@@ -132,7 +138,8 @@ class EndpointJudge:
         replies = []
         for result in results:
             if isinstance(result, Unanswered):
-                self._failed += 1
+                self._refused += isinstance(result, Refused)
+                self._failed += not isinstance(result, Refused)
                 return Judgement(None, str(result))
             if isinstance(result, BaseException):
                 raise result
@@ -160,12 +167,22 @@ class EndpointJudge:
     def _chat(self, message: str) -> Request:
         return {"model": self.name, "messages": [{"role": "user", "content": message}]}
 
-    def _warn(self, failed: int) -> None:
-        if failed:
-            log.warning(
-                "%d judgements are missing as the endpoint failed; judge again to ask for them "
-                "alone", failed,
-            )  # fmt: skip
+    def _is_known(self, request: Request) -> bool:
+        client = self._client
+        return client.known(request) is not None or client.refusal(request) is not None
+
+
+def _warn(failed: int, refused: int, of: int) -> None:
+    if failed:
+        log.warning(
+            "%d of %d judgements are missing as the endpoint failed; judge again to ask for them "
+            "alone", failed, of,
+        )  # fmt: skip
+    if refused:
+        log.warning(
+            "%d of %d judgements are missing: the endpoint refuses or gives no readable reply",
+            refused, of,
+        )  # fmt: skip
 
 
 def _is_sampled(kind: Kind, fault: str | None) -> bool:

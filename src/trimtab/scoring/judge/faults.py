@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import re
+from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -15,6 +14,11 @@ from trimtab.errors import RunError
 FIRST_DELAY = 0.5  # seconds; doubled with each attempt
 LONGEST_DELAY = 15.0
 MOST_PATIENCE = 300.0  # seconds that an endpoint may ask us to wait
+MOST_SAID = 200  # characters of an endpoint's words
+BUSY = (408, 409, 425, 429)  # and all from 500
+OF_A_ROW = (400, 413, 422, 451)  # malformed, too large, unprocessable, not allowed: this request
+OF_ALL = ("invalid_api_key", "model_not_found", "insufficient_quota")  # whatever the status
+POLICY = re.compile(r"content.?(policy|filter)|moderation|flagged", re.IGNORECASE)
 _jitter = random.Random()  # of its own: the seed of a run stays untouched
 
 
@@ -24,6 +28,10 @@ class Passing(Exception):  # noqa: N818 - not all of these are errors of ours
     def __init__(self, reason: str, retry_after: float | None = None) -> None:
         super().__init__(reason)
         self.retry_after = retry_after
+
+
+class Unreadable(Passing):
+    """A reply came that is no chat completion; the next may be one."""
 
 
 class Lasting(Exception):  # noqa: N818
@@ -42,42 +50,41 @@ def delay(attempt: int, retry_after: float | None) -> float | None:
     return max(own, retry_after or 0.0)
 
 
-@contextmanager
-def explained(url: str, without_key: Callable[[str], str]) -> Iterator[None]:
-    """Turn what a request raises into `Passing`, `Lasting` or a `RunError` for all requests."""
+def explained(error: Exception, url: str, without_key: Callable[[str], str]) -> Exception:
+    """What an error of the client library means: `Passing`, `Lasting`, or `RunError` for all.
+
+    To be raised where the library's error is handled no more: that one's text may have the key.
+    """
     import openai
 
-    try:
-        yield
-    except openai.APIStatusError as error:
-        raise _of_status(error, url, without_key(_said(error))) from None  # its text has the key
-    except (openai.APITimeoutError, TimeoutError) as error:
-        raise Passing("no answer in time") from error
-    except openai.APIConnectionError as error:
-        raise Passing("no connection, or it broke") from error
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise Passing("the answer was cut off, or is no chat completion") from error
+    if isinstance(error, openai.APIStatusError):
+        return _of_status(error, url, without_key)
+    if isinstance(error, (openai.APITimeoutError, TimeoutError)):
+        return Passing("no answer in time")
+    return Passing("no connection, or it broke")
 
 
-def _of_status(error: Any, url: str, said: str) -> Exception:
+def _of_status(error: Any, url: str, without_key: Callable[[str], str]) -> Exception:
     status = int(error.status_code)
-    spent = getattr(error, "code", None) == "insufficient_quota"
-    if status in (401, 402, 403, 404) or spent:
-        return RunError(
-            f"The endpoint {url} refuses with status {status}: {said}.",
-            "Check the key, the account, the address and the model's name; what was answered "
-            "before is kept, and the same command goes on from there.",
-        )
-    if status in (408, 409, 425, 429) or status >= 500:
-        return Passing(f"status {status}: {said}", _retry_after(error.response.headers))
-    return Lasting(f"status {status}: {said}")
+    words = without_key(_words(error))
+    said = words[:MOST_SAID].rstrip(".") or "no reason given"
+    if getattr(error, "code", None) not in OF_ALL:
+        if status in BUSY or status >= 500:
+            return Passing(f"status {status}: {said}", _retry_after(error.response.headers))
+        if status in OF_A_ROW or (status == 403 and POLICY.search(words)):
+            return Lasting(f"status {status}: {said}")
+    return RunError(
+        f"The endpoint {without_key(url)} refuses with status {status}: {said}.",
+        "Check the key, the account, the address and the model's name; what was answered "
+        "before is kept, and the same command goes on from there.",
+    )
 
 
-def _said(error: Any) -> str:
+def _words(error: Any) -> str:
     """The endpoint's words in one line."""
-    body = error.body if isinstance(error.body, dict) else {}
-    words = str(body.get("message") or json.dumps(body) if body else error.response.text)
-    return " ".join(words.split())[:200].rstrip(".") or "no reason given"
+    message = error.body.get("message") if isinstance(error.body, dict) else None
+    words = message if isinstance(message, str) and message else error.response.text
+    return " ".join(words.split())
 
 
 def _retry_after(headers: Any) -> float | None:
@@ -93,6 +100,7 @@ def _retry_after(headers: Any) -> float | None:
         pass
     try:
         when = parsedate_to_datetime(headers["retry-after"])
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, OverflowError):
         return None
+    when = when.replace(tzinfo=when.tzinfo or UTC)  # none where the zone is -0000
     return max(0.0, (when - datetime.now(UTC)).total_seconds())

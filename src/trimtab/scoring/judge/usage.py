@@ -13,7 +13,9 @@ class Usage:
         requests: Answered by the endpoint now, and paid for.
         cached: Found in the cache instead.
         retries: Attempts that failed and were made again.
-        failed: Judgements that are missing because the endpoint failed.
+        failed: Judgements that are missing because the endpoint failed; it may give them yet.
+        refused: Judgements that are missing for good, as the endpoint refuses the request or never
+            gave a readable answer to it.
         tokens_in, tokens_out: Of `requests`, as the endpoint counts them.
         usd: What `requests` cost; None where the price is not known.
         usd_cached: What the cached answers cost when they were first asked for.
@@ -30,13 +32,15 @@ class Usage:
     usd: float | None = 0.0
     usd_cached: float | None = 0.0
     sampled: str | None = None
+    refused: int = 0
 
     def describe(self) -> str:
         """The totals in a sentence or two."""
         cost = "price unknown" if self.usd is None else f"{self.usd:.4f} USD"
         text = (
             f"{self.requests} requests ({self.tokens_in} tokens in, {self.tokens_out} out, {cost}),"
-            f" {self.cached} answers from the cache, {self.retries} retries, {self.failed} failed."
+            f" {self.cached} answers from the cache, {self.retries} retries, {self.failed} failed,"
+            f" {self.refused} refused."
         )
         if self.sampled is not None:
             text += f" Scores are shares of sampled replies: {self.sampled}."
