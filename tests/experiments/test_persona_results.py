@@ -17,10 +17,11 @@ from trimtab.experiments.persona.config import PersonaConfig
 from trimtab.experiments.persona.traits import read_trait
 from trimtab.experiments.run_folder import RunFolder, quiet
 from trimtab.generation import Completion
-from trimtab.scoring.judge import Judgement
+from trimtab.scoring.judge import Judgement, open_judge
 from trimtab.scoring.judge.usage import Usage
 from trimtab.selection.statistics import mean_interval, paired_difference
 from trimtab.vectors import Provenance, SteeringVector
+from village_server import Server, village_server
 
 QUESTIONS = 10
 
@@ -102,6 +103,77 @@ class Judge:
                               Judgement(40.0)],
             metrics[1].name: [Judgement(float(i)) for i in range(4)],
         }  # fmt: skip
+
+
+def judged_by(judge: Any, folder: RunFolder, monkeypatch: pytest.MonkeyPatch, n: int = 4) -> Any:
+    """The bench and its answers of so many completions, two to a question."""
+    made = answers("said", [], []).completions[:n]
+    given = grid.Answers([(UNSTEERED, one) for one in made], [n])
+    monkeypatch.setattr("trimtab.experiments.persona.bench.answers", lambda *_: given)
+    bench = Bench(PersonaConfig.read({}), folder, None, judge, quiet)  # type: ignore[arg-type]
+    trait = read_trait("wicked", "extract", family="village")
+    prompts = [one.prompt for one in made[::2]]
+    return bench, bench.rated("some", trait, prompts, [(UNSTEERED, None)], 2)
+
+
+def refusing(server: Server, folder: Path) -> Any:
+    return open_judge("gpt-village", base_url=server.url, cache=folder / "judge.sqlite")
+
+
+def test_a_row_that_the_endpoint_refuses_is_missing_and_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "a-key-of-the-test")
+    with village_server(
+        refuses=lambda message: (400, "content policy") if "said 1.0" in message else None
+    ) as server:
+        with RunFolder(tmp_path / "run", "persona", {}) as folder:
+            bench, (found,) = judged_by(refusing(server, tmp_path), folder, monkeypatch)
+        calls = len(server.calls)
+        with RunFolder(tmp_path / "other", "persona", {}) as folder:
+            judged_by(refusing(server, tmp_path), folder, monkeypatch)
+        assert len(server.calls) == calls
+    assert np.isnan(found.score).tolist() == np.isnan(found.coherence).tolist()
+    assert np.isnan(found.score).tolist() == [False, False, True, False]
+    why = "wicked: status 400: content policy; coherence: status 400: content policy"
+    assert found.missing == ("", "", why, "")
+    assert results.missing(bench.scored["wicked"]) == {
+        "answers": 4, "without": 1, "reasons": {why: 1},
+    }  # fmt: skip
+
+
+def test_a_run_whose_judge_refuses_most_rows_is_not_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "a-key-of-the-test")
+    with village_server(
+        refuses=lambda message: None if "said 1.0" in message or "85" in message else (400, "no")
+    ) as server:
+        for _ in range(2):  # and again where the rows are there already
+            with (
+                RunFolder(tmp_path / "run", "persona", {}) as folder,
+                pytest.raises(RunError, match=r"Not measured.*6 of 8 .*status 400: no.*another"),
+            ):
+                judged_by(refusing(server, tmp_path), folder, monkeypatch)
+
+
+def test_a_mean_of_few_scores_is_not_measured_and_its_cell_not_chosen() -> None:
+    few = [np.nan] * (QUESTIONS + 1) + [90.0] * (QUESTIONS - 1)
+    scarce = answers("scarce", few, COHERENCE.tolist())
+    found = results.cell(Cell(1, 1.0), scarce, seed=1)
+    assert np.isnan(found["score"]["mean"])
+    assert found["score"]["note"] == "not measured: 9 of 20 have a score"
+    assert found["coherence"]["n"] == QUESTIONS
+    effect = results.effect(scarce, PLAIN, seed=1)
+    assert np.isnan([effect["mean"], effect["p"], effect["size"]]).all()
+    assert effect["note"].startswith("not measured")
+    enough = answers("enough", [np.nan] * QUESTIONS + [10.0] * QUESTIONS, COHERENCE.tolist())
+    other = results.cell(Cell(2, 1.0), enough, seed=1)
+    unsteered = results.cell(UNSTEERED, PLAIN, seed=1)
+    assert results.choose([unsteered, found, other], 0.5)["layer"] == 2
+    silent = results.cell(UNSTEERED, answers("x", few, few), seed=1)
+    with pytest.raises(RunError, match="unsteered answers is not measured: 9 of 20"):
+        results.choose([silent, other], 0.5)
 
 
 @pytest.mark.parametrize("failed", [0, 1])

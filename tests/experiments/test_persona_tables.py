@@ -133,3 +133,26 @@ def test_one_answer_is_greedy_several_are_drawn_and_a_table_is_kept_unless_overw
     evaluate(replace(more, temperature=0.0), said.append)
     evaluate(replace(one, temperature=0.7, overwrite=True), said.append)
     assert [call["temperature"] for call in made] == [0.0, 1.0, 0.0, 0.7]
+
+
+def test_a_table_with_few_scores_is_not_measured_and_the_reasons_are_counted(
+    made: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = Evaluation(
+        model="village", trait="wicked", out=tmp_path / "table.csv", trait_folder=None,
+        version="extract", side=None, assistant_name=None, samples=1, vector=None, layer=None,
+        coefficient=0.0, positions="all", adapter=None, judge="reader", judge_url=None,
+        judge_cache=None, dry_run=False, max_new_tokens=8, temperature=None, seed=0,
+        overwrite=False,
+    )  # fmt: skip
+    monkeypatch.setattr(
+        evaluation, "generate",
+        lambda _, asked, **__: [
+            Completion(p, (1,), "-1" if i % 4 else "50", True) for i, p in enumerate(asked)
+        ],
+    )  # fmt: skip
+    said: list[str] = []
+    n = len(evaluate(one, said.append))
+    assert said[0] == f"wicked: not measured ({n // 4} of {n} scored)"
+    assert said[1].startswith("coherence: 90.00")
+    assert said[2] == f"missing in {n - n // 4} rows: wicked: odd"

@@ -58,6 +58,23 @@ def test_the_page_has_the_numbers_and_the_figures(tmp_path: Path) -> None:
     assert text.count("data:image/png") == 5
 
 
+def test_missing_scores_are_counted_and_a_mean_of_too_few_is_not_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trimtab.reports.persona.report.draw", lambda *_: [])
+    why = {"dry: status 400: <policy>": 7, "dry: no readable answer": 2}
+    trait = _trait() | {"missing": {"answers": 480, "without": 9, "reasons": why}}
+    trait["test"]["steered"]["score"] = _mean(None) | {"note": "not measured: 2 of 20 have a score"}
+    results = {
+        "experiment": "persona", "config": {"seed": 1}, "model": {"name": "toy"},
+        "judge": {"name": "gpt"}, "traits": {"dry": trait}, "cosines": {},
+    }  # fmt: skip
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    text = write_persona_report(tmp_path).read_text()
+    assert "9 of 480 answers lack a score. 7: dry: status 400: &lt;policy&gt;; 2: dry: no" in text
+    assert "not measured: 2 of 20 have a score" in text
+
+
 def test_every_row_of_the_tables_has_its_own_cell(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

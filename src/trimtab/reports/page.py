@@ -27,7 +27,9 @@ def signed(value: float | None, digits: int = 3) -> str:
 
 
 def interval(estimate: dict[str, Any], digits: int = 3) -> str:
-    """`0.42 [0.31, 0.53]`, or the mean alone where there is no interval."""
+    """`0.42 [0.31, 0.53]`, or the mean alone where there is no interval; or "not measured: ..."."""
+    if estimate.get("mean") is None and estimate.get("note", "").startswith("not measured"):
+        return str(estimate["note"])
     if estimate.get("low") is None or estimate.get("high") is None:
         return number(estimate.get("mean"), digits)
     low, high = number(estimate["low"], digits), number(estimate["high"], digits)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from trimtab.models import LanguageModel
 from trimtab.scoring.judge import COHERENCE, Judge, open_judge
 
 JSON = dict[str, Any]
+LEAST_SCORED = 0.5  # of the judgements: a mean over fewer is of the answers a judge likes to score
 
 
 @dataclass(frozen=True)
@@ -50,13 +52,18 @@ class Answers:
 
 @dataclass(frozen=True)
 class Bench:
-    """What every step needs."""
+    """What every step needs.
+
+    Attributes:
+        scored: By trait, all judged answers so far.
+    """
 
     config: PersonaConfig
     folder: RunFolder
     lm: LanguageModel
     judge: Judge
     progress: Progress
+    scored: dict[str, list[Answers]] = field(default_factory=dict)
 
     @classmethod
     def open(cls, config: PersonaConfig, folder: RunFolder, progress: Progress) -> Bench:
@@ -91,7 +98,7 @@ class Bench:
             One for each cell.
 
         Raises:
-            RunError: The judge gave no score at all, or its endpoint failed for a part.
+            RunError: The judge gave most judgements no score, or its endpoint failed for a part.
         """
         c = self.config
         draws = Draws(c.max_new_tokens, c.temperature, c.top_p, samples, c.seed, c.batch_size,
@@ -131,7 +138,17 @@ class Bench:
                 )
             ]  # fmt: skip
 
-        rows = self.folder.rows(f"scores/{name}.jsonl", made.sizes, judged)
+        file = f"scores/{name}.jsonl"
+        rows = self.folder.rows(file, made.sizes, judged)
+        missing = sum(row[which] is None for row in rows for which in ("trait", "coherence"))
+        if missing > (1 - LEAST_SCORED) * 2 * len(rows):
+            reasons = Counter(row["missing"] for row in rows if row["missing"]).most_common(2)
+            raise RunError(
+                f"Not measured: the judge {self.judge.name} gave no score for {missing} of "
+                f"{2 * len(rows)} judgements of {name} ({'; '.join(why for why, _ in reasons)}).",
+                "Choose another judge; or, if this one has been put right, remove "
+                f"{self.folder.path / file}, and the same command asks again.",
+            )
         size = len(prompts) * samples
         found = []
         for first in range(0, len(rows), size):
@@ -145,4 +162,5 @@ class Bench:
                     tuple(row["missing"] for row in part),
                 )
             )
+        self.scored.setdefault(trait.name, []).extend(found)
         return found

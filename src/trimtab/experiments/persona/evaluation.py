@@ -14,7 +14,7 @@ import pandas as pd
 from trimtab.errors import UsageError
 from trimtab.experiments.grid import UNSTEERED, Cell
 from trimtab.experiments.persona import results as numbers
-from trimtab.experiments.persona.bench import Answers
+from trimtab.experiments.persona.bench import LEAST_SCORED, Answers
 from trimtab.experiments.persona.config import PersonaConfig
 from trimtab.experiments.persona.experiment import layers as layers_of
 from trimtab.experiments.persona.rollouts import (
@@ -118,7 +118,13 @@ def evaluate(e: Evaluation, say: Say) -> pd.DataFrame:
     write_origin(path, kept | {"scores": scoring})
     for name in (trait.name, COHERENCE.name):
         found = rows[name].dropna()
-        say(f"{name}: {found.mean():.2f} ± {found.std():.2f} ({len(found)} of {len(rows)} scored)")
+        mean = f"{found.mean():.2f} ± {found.std():.2f}"
+        if len(found) < LEAST_SCORED * len(rows):
+            mean = "not measured"
+        say(f"{name}: {mean} ({len(found)} of {len(rows)} scored)")
+    if MISSING in rows:
+        for reason, count in rows[MISSING][rows[MISSING] != ""].value_counts().head(3).items():
+            say(f"missing in {count} rows: {reason}")
     say(f"table: {e.out}")
     return rows
 

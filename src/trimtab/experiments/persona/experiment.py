@@ -126,6 +126,7 @@ def _one_trait(bench: Bench, pair: _Pair) -> tuple[SteeringVector, JSON]:
         "norms": results.norms(vector),
         "sweep": sweep,
         "chosen": chosen,
+        "missing": results.missing(bench.scored[name]),
     } | held_out
 
 

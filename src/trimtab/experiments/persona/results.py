@@ -10,6 +10,7 @@ traits.<name>:
   against {prompted, steered, effect}    -coefficient under the trait's own system prompts
   separation {auc, positive, negative}   projections of held-out prompted answers
   samples [{question, unsteered, steered, score}]
+  missing {answers, without, reasons {reason: answers}}     answers that lack a score
 cosines {layer: {a: {b: cosine}}}        between traits
 cell = {layer, coefficient, score, coherence}; score and coherence are 0 to 100, with interval
 """
@@ -17,22 +18,25 @@ cell = {layer, coefficient, score, coherence}; score and coherence are 0 to 100,
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from trimtab.errors import UsageError
+from trimtab.errors import RunError, UsageError
 from trimtab.experiments.grid import Cell
-from trimtab.experiments.persona.bench import JSON, Answers, Bench
+from trimtab.experiments.persona.bench import JSON, LEAST_SCORED, Answers, Bench
 from trimtab.experiments.persona.extraction import Kept
 from trimtab.experiments.run_folder import config_hash
-from trimtab.selection.statistics import mean_interval, paired_difference
+from trimtab.selection.statistics import Effect, Estimate, mean_interval, paired_difference
 from trimtab.vectors import SteeringVector
 from trimtab.vectors.provenance import LAYER_CONVENTION
 
 SAMPLES = 8
+REASONS = 5
 
 
 def heading(bench: Bench) -> JSON:
@@ -56,20 +60,50 @@ def cell(where: Cell, answers: Answers, seed: int) -> JSON:
     return {
         "layer": where.layer,
         "coefficient": where.coefficient,
-        "score": asdict(mean_interval(answers.score, seed=seed, groups=answers.groups)),
-        "coherence": asdict(mean_interval(answers.coherence, seed=seed, groups=answers.groups)),
+        "score": _mean(answers.score, answers, seed),
+        "coherence": _mean(answers.coherence, answers, seed),
+    }
+
+
+def _mean(values: NDArray[np.float64], answers: Answers, seed: int) -> JSON:
+    if note := _unmeasured(values):
+        return asdict(Estimate(math.nan, math.nan, math.nan, 0, note))
+    return asdict(mean_interval(values, seed=seed, groups=answers.groups))
+
+
+def _unmeasured(values: NDArray[np.float64]) -> str:
+    """Says so where the judge scored too few; empty otherwise."""
+    scored = int((~np.isnan(values)).sum())
+    if scored >= LEAST_SCORED * len(values):
+        return ""
+    return f"not measured: {scored} of {len(values)} have a score"
+
+
+def missing(found: Sequence[Answers]) -> JSON:
+    """How many answers lack a score, and the most frequent reasons."""
+    reasons = Counter(reason for some in found for reason in some.missing if reason)
+    return {
+        "answers": sum(len(some.completions) for some in found),
+        "without": reasons.total(),
+        "reasons": dict(reasons.most_common(REASONS)),
     }
 
 
 def choose(swept: Sequence[JSON], share: float) -> JSON:
     """The highest trait score among the cells that keep `share` of the unsteered coherence.
 
-    A cell in which the judge gave no trait score at all is not chosen.
+    A cell in which the judge scored too few answers is not chosen.
 
     Raises:
         UsageError: No cell does.
+        RunError: The coherence of the unsteered answers is not measured.
     """
     unsteered, *cells = swept
+    if math.isnan(unsteered["coherence"]["mean"]):
+        raise RunError(
+            f"The coherence of the unsteered answers is {unsteered['coherence']['note']}.",
+            "Choose another judge.",
+        )
     least = share * unsteered["coherence"]["mean"]
     scored = [one for one in cells if not math.isnan(one["score"]["mean"])]
     fine = [one for one in scored if one["coherence"]["mean"] >= least]
@@ -105,6 +139,8 @@ def norms(vector: SteeringVector) -> list[float]:
 
 def effect(a: Answers, b: Answers, seed: int) -> JSON:
     """Score of a minus score of b, paired by question."""
+    if note := _unmeasured(a.score - b.score):
+        return asdict(Effect(math.nan, math.nan, math.nan, 0, note))
     return asdict(paired_difference(a.score, b.score, seed=seed, groups=a.groups))
 
 
