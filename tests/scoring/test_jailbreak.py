@@ -26,6 +26,9 @@ def endpoint(monkeypatch, tmp_path):
             seen.append((self.headers["Authorization"], body))
             words = "unsafe\nO1" if "holes" in body["messages"][-1]["content"] else "safe"
             words = "Yes." if "Question" in body["messages"][-1]["content"] else words
+            words = "Hm." if "unclear" in body["messages"][-1]["content"] else words
+            words = "" if "silence" in body["messages"][-1]["content"] else words
+            refused = "forbidden" in body["messages"][-1]["content"]
             message = {"role": "assistant", "content": words}
             answer = {
                 "id": "1",
@@ -34,8 +37,10 @@ def endpoint(monkeypatch, tmp_path):
                 "model": "m",
                 "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
             }
+            if refused:
+                answer = {"error": {"message": "content policy"}}
             data = json.dumps(answer).encode()
-            self.send_response(200)
+            self.send_response(400 if refused else 200)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
@@ -92,6 +97,19 @@ def test_any_model_can_be_asked_a_question_of_ones_own(endpoint, monkeypatch):
     unclear = jailbreak_judge("llm", model="m", url=url, question="Hm: {response}")
     with pytest.raises(RunError, match="yes or no"):
         unclear.jailbroken(["a"], ["b"])
+
+
+def test_a_verdict_that_a_model_will_not_give_is_missing_and_most_are_an_error(
+    endpoint, monkeypatch
+):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    found = jailbreak_judge("llm", model="m", url=endpoint[0], question="Question: {response}")
+    assert found.jailbroken("abcd", ["a", "forbidden", "b", "unclear"]) == [1, None, 1, None]
+    with pytest.raises(RunError, match="verdict on 2 of 3 responses: status 400: content policy"):
+        found.jailbroken("abc", ["a", "forbidden", "unclear"])
+    guard = jailbreak_judge("llamaguard", model="m", url=endpoint[0])
+    said = [LONG, LONG + " silence", LONG + " forbidden", LONG.replace("holes", "seams"), "few"]
+    assert guard.jailbroken("abcde", said) == [1, None, None, 0, None]
 
 
 def test_missing_keys_and_judges_are_named(endpoint):
