@@ -24,7 +24,7 @@ from trimtab.vectors import SteeringVector
 class Reader:
     """Takes the answer itself for the trait's score, and 90 for coherence; -1 has no score."""
 
-    name = "reader"
+    name = source = "reader"
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str]] = []
