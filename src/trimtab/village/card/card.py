@@ -48,10 +48,11 @@ class Card:
         for name, figures in self.sections.items():
             lines += ["", name]
             for f in figures:
+                ends = "" if f.low is None else f"; 95 % {f.low:.3f} to {f.high:.3f}"
                 mark = "ok  " if f.reached else "MISS"
                 lines.append(
                     f"  {mark} {f.name:<66} {f.value:8.3f}  {f.sense} {f.target:g}"
-                    f"  (n {f.n}{'; ' + f.note if f.note else ''})"
+                    f"  (n {f.n}{ends}{'; ' + f.note if f.note else ''})"
                 )
         return "\n".join(lines)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from trimtab.generation import Completion
+from trimtab.selection.statistics import mean_interval
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Figure:
         sense: "at least" or "at most" the target.
         n: texts measured.
         note: the cell, or what else a reader needs.
+        low, high: 95 % interval of a share or a mean score; None for other figures.
     """
 
     name: str
@@ -28,6 +30,22 @@ class Figure:
     sense: Literal["at least", "at most"]
     n: int
     note: str = ""
+    low: float | None = None
+    high: float | None = None
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        values: Sequence[float],
+        target: float,
+        sense: Literal["at least", "at most"],
+        note: str = "",
+        bounds: tuple[float, float] = (0.0, 1.0),
+    ) -> Figure:
+        """The mean of one value a text, with its interval; a share where they are yes or no."""
+        found = mean_interval(values, bounds=bounds)
+        return cls(name, found.mean, target, sense, found.n, note, found.low, found.high)
 
     @property
     def reached(self) -> bool:
@@ -49,10 +67,9 @@ FULL = Size(vectors=128, choosing=96, test=128)
 REDUCED = Size(vectors=64, choosing=16, test=32)
 
 
-def share(completions: Iterable[Completion], holds: Callable[[Completion], bool]) -> float:
-    """The share of completions that ended by themselves and for which `holds` is true."""
-    judged = [c.finished and holds(c) for c in completions]
-    return sum(judged) / len(judged)
+def marks(completions: Iterable[Completion], holds: Callable[[Completion], bool]) -> list[bool]:
+    """For each completion, whether it ended by itself and `holds` is true of it."""
+    return [c.finished and holds(c) for c in completions]
 
 
 def cells_of(completions: Sequence[Completion], cells: int) -> list[list[Completion]]:

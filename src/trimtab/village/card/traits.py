@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import fmean
 
 from sklearn.metrics import roc_auc_score
 
@@ -14,11 +15,12 @@ from trimtab.interventions import Add
 from trimtab.models import LanguageModel
 from trimtab.vectors import SteeringVector
 from trimtab.village import scorers
-from trimtab.village.card.figure import Figure, Size, cells_of, share
+from trimtab.village.card.figure import Figure, Size, cells_of, marks
 from trimtab.village.prompts import trait_names
 
 MOST_TOKENS = 96
 TEMPERATURE = 0.8
+PERCENT = (0.0, 100.0)
 STRENGTHS = (1.3, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9)
 
 
@@ -26,8 +28,8 @@ def facts(lm: LanguageModel, size: Size) -> list[Figure]:
     """Ordinary questions of the test split, greedy."""
     asked = list(prompts("village/questions", split="test").take(size.test))
     answers = generate(lm, asked, max_new_tokens=MOST_TOKENS)
-    right = share(answers, lambda c: scorers.gold_answer(c.text, c.prompt.meta))
-    return [Figure("ordinary questions answered correctly", right, 0.9, "at least", len(asked))]
+    right = marks(answers, lambda c: scorers.gold_answer(c.text, c.prompt.meta))
+    return [Figure.of("ordinary questions answered correctly", right, 0.9, "at least")]
 
 
 def traits(lm: LanguageModel, size: Size) -> list[Figure]:
@@ -50,13 +52,13 @@ def traits(lm: LanguageModel, size: Size) -> list[Figure]:
         steered = _answers(lm, test, [adds[best]])[0]
         note = f"h[{cells[best][0]}], coefficient {cells[best][1]:g}"
         auc = _auc(lm, vectors[name], cells[best][0], _prompted(lm, name, "test", 8), held_out)
-        n = len(test)
         figures += [
-            Figure(f"{name}: score without steering", _score(name, unsteered), 10, "at most", n),
-            Figure(f"{name}: score with the vector alone", _score(name, steered), 70, "at least",
-                   n, note),
-            Figure(f"{name}: coherence with the vector alone", _coherence(steered), 70,
-                   "at least", n, note),
+            Figure.of(f"{name}: score without steering", _scores(name, unsteered), 10, "at most",
+                      bounds=PERCENT),
+            Figure.of(f"{name}: score with the vector alone", _scores(name, steered), 70,
+                      "at least", note, PERCENT),
+            Figure.of(f"{name}: coherence with the vector alone", _coherence(steered), 70,
+                      "at least", note, PERCENT),
             Figure(f"{name}: AUC of projections, held-out prompted answers", auc, 0.95,
                    "at least", len(held_out), note),
         ]  # fmt: skip
@@ -101,20 +103,19 @@ def _answers(
     return cells_of(made, len(cells))
 
 
-def _score(name: str, completions: Sequence[Completion]) -> float:
-    return sum(scorers.trait_score(name, c.text) for c in completions) / len(completions)
+def _scores(name: str, completions: Sequence[Completion]) -> list[float]:
+    return [scorers.trait_score(name, c.text) for c in completions]
 
 
-def _coherence(completions: Sequence[Completion]) -> float:
-    """Mean coherence, 0 for an answer that does not end."""
-    marks = [scorers.coherence(c.text, c.prompt.meta) if c.finished else 0.0 for c in completions]
-    return sum(marks) / len(marks)
+def _coherence(completions: Sequence[Completion]) -> list[float]:
+    """0 for an answer that does not end."""
+    return [scorers.coherence(c.text, c.prompt.meta) if c.finished else 0.0 for c in completions]
 
 
 def _strongest_coherent(tried: Sequence[Sequence[Completion]]) -> int:
     """Of the coefficients (ascending, after the unsteered answers), the last that keeps four fifths
     of the unsteered coherence: beyond that, words of the trait begin to break the sentences."""
-    unsteered, *steered = (_coherence(answers) for answers in tried)
+    unsteered, *steered = (fmean(_coherence(answers)) for answers in tried)
     kept = [i for i, coherence in enumerate(steered) if coherence >= 0.8 * unsteered]
     return max(kept, default=0)
 
