@@ -10,9 +10,12 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from trimtab.errors import RunError, UsageError
 from trimtab.experiments.run_folder import RunFolder, config_hash, plain, run_path
+from trimtab.experiments.unit_file import Units, lines, read_units
 
 CONFIG = {"model": "village", "seed": 3, "k": 2}
 SIZES = [2, 3, 1]
@@ -92,6 +95,29 @@ def test_rows_of_another_unit_than_is_due_are_cut_off(tmp_path):
             path.write_bytes(b"".join(lines[i] for i in order))
             assert folder.rows("x.jsonl", [2, 2], lambda _: rows_of(0)) == rows
             assert path.read_bytes() == whole
+
+
+TEXT = st.text('aé\u2028\n\r"\\\0', max_size=4)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+    | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=2),
+    max_leaves=4,
+)  # fmt: skip
+
+
+@given(units=st.lists(st.lists(st.fixed_dictionaries({"value": JSON}), min_size=1, max_size=3)),
+       data=st.data())  # fmt: skip
+def test_whatever_json_a_unit_holds_it_is_found_valid_in_any_order(tmp_path_factory, units, data):
+    made_of = data.draw(st.lists(TEXT, min_size=len(units), max_size=len(units)))
+    what = Units("x.jsonl", [len(unit) for unit in units], made_of.__getitem__)
+    path = tmp_path_factory.mktemp("units") / "x.jsonl"
+    order = data.draw(st.permutations(range(len(units))))
+    path.write_bytes(b"".join(lines(what.signed(unit, units[unit])) for unit in order))
+    found = read_units(path, what)
+    assert (found.order, found.length, found.skipped) == (order, path.stat().st_size, 0)
+    for unit, rows in enumerate(units):
+        assert [row["value"] for row in found.units[unit]] == [row["value"] for row in rows]
 
 
 def test_nan_is_null_and_negative_zero_is_zero():

@@ -12,7 +12,7 @@ from trimtab.errors import UsageError
 from trimtab.experiments import shards
 from trimtab.experiments.run_folder import RunFolder
 from trimtab.experiments.shards import Shard, working_as
-from trimtab.experiments.unit_file import append
+from trimtab.experiments.unit_file import Units, append
 
 SIZES = [2, 1, 3, 1, 2]
 CONFIG = {"seed": 1}
@@ -71,7 +71,7 @@ def test_units_of_a_running_shard_are_waited_for(tmp_path, monkeypatch):
 
     def wait(_):  # meanwhile the other makes its units
         for unit in (1, 3):
-            rows = [{"unit": unit, **row} for row in unit_rows(unit)]
+            rows = Units("some/rows.jsonl", SIZES).signed(unit, unit_rows(unit))
             append(theirs.path / "some/rows.jsonl", rows)
 
     (theirs.path / "some").mkdir()

@@ -5,6 +5,7 @@ import math
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from trimtab.errors import RunError, UsageError
+from trimtab.experiments import grid
 from trimtab.experiments.toxicity.config import ToxicityConfig
 from trimtab.experiments.toxicity.experiment import layers_of, run
 from trimtab.reports.toxicity.study import Study
@@ -181,6 +183,26 @@ def test_a_finished_run_is_not_done_again(finished):
     before = (path / "results.json").stat().st_mtime_ns
     assert run(SMALL, path.parents[1]) == path
     assert (path / "results.json").stat().st_mtime_ns == before
+
+
+def test_results_that_are_lost_or_edited_are_made_again_from_the_rows(
+    finished, tmp_path, monkeypatch
+):
+    path = tmp_path / "toxicity" / finished.name
+    shutil.copytree(finished, path)
+    whole = (path / "results.json").read_bytes()
+    monkeypatch.setattr(grid, "generate", None)  # nothing is generated again
+    (path / "results.json").write_bytes(whole[:1000])
+    run(SMALL, tmp_path)
+    assert (path / "results.json").read_bytes() == whole
+    scores = path / "scores/sweep.jsonl"
+    rows = scores.read_bytes()
+    scores.write_bytes(rows.replace(b'"score": 0.', b'"score": 0.9', 1))
+    (path / "results.json").unlink()
+    with pytest.warns(UserWarning, match="was changed or damaged"):
+        run(SMALL, tmp_path)
+    assert (path / "results.json").read_bytes() == whole
+    assert scores.read_bytes() == rows
 
 
 def test_layers_of_an_existing_run_uses_its_vectors(finished):

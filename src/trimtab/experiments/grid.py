@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from trimtab.data import Prompt
 from trimtab.experiments.run_folder import Progress, Row, RunFolder, quiet
@@ -91,7 +92,9 @@ def complete(
             for (cell, c), score in zip(here, scores, strict=True)
         ]
 
-    scores = folder.rows(f"scores/{name}.jsonl", made.sizes, scored, progress, f"{name}: score")
+    scores = folder.rows(
+        f"scores/{name}.jsonl", made.sizes, scored, progress, f"{name}: score", made.what
+    )
     return [
         Scored(cell, completion, math.nan if score["score"] is None else score["score"])
         for (cell, completion), score in zip(made.rows, scores, strict=True)
@@ -109,6 +112,10 @@ class Answers:
         """The rows of one unit."""
         first = sum(self.sizes[:number])
         return self.rows[first : first + self.sizes[number]]
+
+    def what(self, number: int) -> list[Row]:
+        """The rows of one unit as JSON: what their scores are made of."""
+        return [_row(cell, completion) for cell, completion in self.unit(number)]
 
 
 def answers(
@@ -148,7 +155,11 @@ def answers(
             _remember_splits(folder, name, unit, splits)
         return [_row(chosen[completion.cell][0], completion) for completion in made]
 
-    rows = folder.rows(f"completions/{name}.jsonl", sizes, generated, progress, label)
+    def what(unit: int) -> list[Any]:
+        there = [[prompt.id, dict(prompt.meta)] for prompt in prompts[units[unit][1]]]
+        return [[asdict(cell) for cell, _ in cells[units[unit][0]]], there, asdict(draws)]
+
+    rows = folder.rows(f"completions/{name}.jsonl", sizes, generated, progress, label, what)
     by_id = {prompt.id: prompt for prompt in prompts}
     return Answers(
         [

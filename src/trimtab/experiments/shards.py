@@ -13,13 +13,13 @@ import fcntl
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
 from trimtab.errors import UsageError
-from trimtab.experiments.unit_file import Row, units_of
+from trimtab.experiments.unit_file import Row, Units, read_units
 from trimtab.files import writing
 
 SHARDS = "shards"
@@ -91,20 +91,18 @@ def turn(run: Path, name: str) -> Iterator[None]:
         yield
 
 
-def made(run: Path, name: str, sizes: Sequence[int]) -> dict[int, list[Row]]:
-    """The complete units that shards, or an ordinary run, have in their files of this name."""
+def made(run: Path, what: Units) -> dict[int, list[Row]]:
+    """The valid units that shards, or an ordinary run, have in their files of this name."""
     units: dict[int, list[Row]] = {}
-    for path in found(run, name):
-        for unit, rows in units_of(path, sizes)[0].items():
-            units.setdefault(unit, rows)
+    for path in found(run, what.name):
+        units = read_units(path, what).units | units
     return units
 
 
 def rows(
     shard: Shard,
     folder: Path,
-    name: str,
-    sizes: Sequence[int],
+    what: Units,
     make: Callable[[int], None],
     tell: Callable[[int], None],
 ) -> list[Row]:
@@ -115,13 +113,13 @@ def rows(
         make: Makes a unit and appends it to our file.
         tell: Told how many rows there are, after each look.
     """
-    run, own = folder.parent.parent, folder / name
-    length = units_of(own, sizes)[1]
+    run, own, sizes = folder.parent.parent, folder / what.name, what.sizes
+    length = read_units(own, what).length
     if own.exists() and own.stat().st_size != length:
         with writing(own):
             os.truncate(own, length)  # what a kill left torn
     while True:
-        units = made(run, name, sizes)
+        units = made(run, what)
         tell(sum(sizes[unit] for unit in units))
         missing = [unit for unit in range(len(sizes)) if unit not in units]
         if not missing:

@@ -139,7 +139,7 @@ class Bench:
             ]  # fmt: skip
 
         file = f"scores/{name}.jsonl"
-        rows = self.folder.rows(file, made.sizes, judged)
+        rows = self.folder.rows(file, made.sizes, judged, made_of=made.what)
         missing = sum(row[which] is None for row in rows for which in ("trait", "coherence"))
         if missing > (1 - LEAST_SCORED) * 2 * len(rows):
             reasons = Counter(row["missing"] for row in rows if row["missing"]).most_common(2)

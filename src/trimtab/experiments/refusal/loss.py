@@ -72,7 +72,10 @@ def measure(
         return [asdict(total(parts)) for parts in losses(lm, units[unit], cells)]
 
     sizes = [len(cells)] * len(units)
-    rows = folder.rows(f"scores/loss_{label}.jsonl", sizes, work, progress, f"loss: {label}")
+    rows = folder.rows(
+        f"scores/loss_{label}.jsonl", sizes, work, progress, f"loss: {label}",
+        lambda unit: [asdict(text) for text in units[unit]],
+    )  # fmt: skip
     return [
         total([Loss(r["nll"], r["kl"], r["tokens"]) for r in rows[cell :: len(cells)]])
         for cell in range(len(cells))

@@ -84,7 +84,7 @@ def layers(
             published = PublishedFiles(folder, config)
             with published.on_failure():
                 _layers_alone(Bench.open(config, folder, progress), published, "layers", False)
-            folder.finish()
+            folder.finish("layers.json")
         return folder.path
 
 

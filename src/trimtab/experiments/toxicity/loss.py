@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
 from trimtab.data import prompts
 from trimtab.errors import UsageError
@@ -47,8 +48,11 @@ def cell_losses(
             for (cell, _), parts in zip(units[unit], found, strict=True)
         ]
 
+    def what(unit: int) -> list[Any]:
+        return [[asdict(cell) for cell, _ in units[unit]], [asdict(text) for text in texts]]
+
     rows = folder.rows(
-        f"scores/{name}_loss.jsonl", [len(u) for u in units], work, progress, f"{name}: loss"
+        f"scores/{name}_loss.jsonl", [len(u) for u in units], work, progress, f"{name}: loss", what
     )
     return {
         Cell(row["layer"], row["coefficient"], row["direction"]): Loss(
@@ -68,9 +72,14 @@ def own_losses(
         found = losses(lm, [completion_sequence(lm, row.completion) for row in units[unit]])[0]
         return [{"nll": loss.nll, "tokens": loss.tokens} for loss in found]
 
+    def what(unit: int) -> list[Any]:
+        some = [(row.cell, row.completion) for row in units[unit]]
+        return [[asdict(cell), c.prompt.id, c.sample, c.tokens] for cell, c in some]
+
     found = folder.rows(
-        f"scores/{name}_own.jsonl", [len(u) for u in units], work, progress, f"{name}: fluency"
-    )
+        f"scores/{name}_own.jsonl", [len(u) for u in units], work, progress, f"{name}: fluency",
+        what,
+    )  # fmt: skip
     return {
         (row.cell, row.prompt.id, row.completion.sample): Loss(loss["nll"], 0.0, loss["tokens"])
         for row, loss in zip(rows, found, strict=True)
