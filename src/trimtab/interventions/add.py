@@ -62,7 +62,7 @@ class Add:
         )
         check_positions(self.positions, lm)
         asked = self.coefficient != 0 and not may_be_zero
-        if asked and not bool(self.parameters()[0].detach().to(lm.dtype).any()):
+        if asked and not bool(self._delta().detach().to(lm.dtype).any()):
             raise UsageError(f"{sized(self)} is zero in {lm.dtype}.", "Use a larger coefficient.")
 
     def sites(self, lm: LanguageModel) -> tuple[Site, ...]:
@@ -71,14 +71,14 @@ class Add:
 
     def parameters(self) -> tuple[Float[Tensor, " d"]]:
         """(c v,)."""
+        if self.coefficient == 0 and not row(self.vector, self.layer).requires_grad:
+            # x + -0.0 keeps every bit; -0.0 + 0.0 would not
+            return (torch.full_like(self._delta(), -0.0),)
+        return (self._delta(),)
+
+    def _delta(self) -> Float[Tensor, " d"]:
         vector = row(self.vector, self.layer)
-        if self.normalize:
-            vector = unit(vector)
-        if self.coefficient == 0 and not vector.requires_grad:
-            return (
-                torch.full_like(vector, -0.0),
-            )  # x + -0.0 keeps every bit; -0.0 + 0.0 would not
-        return (float(self.coefficient) * vector,)
+        return float(self.coefficient) * (unit(vector) if self.normalize else vector)
 
     @staticmethod
     def apply(x: Float[Tensor, "b t d"], delta: Float[Tensor, "r 1 d"]) -> Float[Tensor, "b t d"]:

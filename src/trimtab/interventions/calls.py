@@ -122,8 +122,10 @@ def _reading(
 ) -> Callable[..., None]:
     names = list(inspect.signature(module.forward).parameters)
 
-    def read(running: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        begin(running, Call.read(dict(zip(names, args, strict=False)) | kwargs))
+    def read(
+        running: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
+    ) -> None:  # no kwargs: another thread removed the handle just now
+        begin(running, Call.read(dict(zip(names, args, strict=False)) | (kwargs or {})))
 
     return read
 

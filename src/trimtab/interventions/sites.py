@@ -53,8 +53,10 @@ def attach(site: Site, edit: Callable[[Tensor], Tensor]) -> RemovableHandle:
     """Let `edit` replace the hidden states at `site` in every pass until the handle is removed."""
 
     def on_input(
-        _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
+    ) -> tuple[Any, ...]:
+        if kwargs is None:  # another thread removed the handle just now
+            return (edit(_hidden(args[0] if args else None, site)), *args[1:])
         if args:
             return (edit(_hidden(args[0], site)), *args[1:]), kwargs
         hidden = _hidden(kwargs.get("hidden_states"), site)
