@@ -24,10 +24,13 @@ def vector():
 @pytest.mark.parametrize(
     ("slip", "instead"),
     [
-        (lambda v, f: tt.load_vector(f, model="village"), r'model=tt\.load\("village"\)'),
+        (lambda v, f: tt.load_vector(f, model="village"), r'tt\.load\("village"\)'),
         (lambda v, f: tt.load_vector(f, model=lm().model), r"LlamaForCausalLM.*what tt\.load"),
-        (lambda v, f: v.check("village"), r"model=tt\.load"),
-        (lambda v, f: tt.SteeringVector.from_tensor(v[2], "village", 2), r"model=tt\.load"),
+        (lambda v, f: v.check("village"), r"tt\.load\("),
+        (lambda v, f: tt.SteeringVector.from_tensor(v[2], "village", 2), r"tt\.load\("),
+        (lambda v, f: tt.generate("village", ["a"]), r"tt\.load\("),
+        (lambda v, f: tt.capture("village", ["a"]), r"tt\.load\("),
+        (lambda v, f: tt.steer("village", tt.Add(v, 2)).__enter__(), r"tt\.load\("),
         (lambda v, f: tt.generate(lm(), [CHAT]), r"Prompt 0 is a list.*tt\.Prompt\.chat\(\["),
         (lambda v, f: tt.generate(lm(), CHAT), r"Prompt 0 is a dict.*tt\.Prompt\.chat\(\["),
         (lambda v, f: tt.capture(lm(), [CHAT]), r"Text 0: A list .*tt\.Prompt\.chat\(\["),
@@ -52,5 +55,5 @@ def test_what_the_errors_show_works(tmp_path):
     words = tt.PromptSet([tt.Prompt.chat(words) for words in ("a", "b")])
     with tt.steer(loaded, tt.Add(vector(), 2), tt.Ablate(vector(), 2)):
         assert len(tt.generate(loaded, words, max_new_tokens=1)) == 2
-    write_gguf(vector(), tmp_path / "x.gguf")
+    write_gguf(tt.SteeringVector.from_tensor(vector()[2], loaded, 2), tmp_path / "x.gguf")
     assert len(tt.load_vector(tmp_path / "x.gguf", model=loaded)) == loaded.n_layers + 1

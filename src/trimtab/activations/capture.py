@@ -26,6 +26,7 @@ from trimtab.activations.positions import Last, Positions, as_positions, for_rea
 from trimtab.activations.texts import Text, checked_layers, chosen_tokens, read_rows
 from trimtab.errors import RunError, UsageError
 from trimtab.models import LanguageModel
+from trimtab.vectors.provenance import require_model
 
 
 def capture(
@@ -99,6 +100,7 @@ def _captured(
     with_norm: bool,
     max_batch_tokens: int,
 ) -> list[Read]:
+    require_model(lm)
     if lm.model.training:
         raise UsageError("The model is in training mode.", "Call lm.model.eval() before capture.")
     positions = [for_reading(as_positions(one, lm)) for one in at]

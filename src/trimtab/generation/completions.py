@@ -12,6 +12,7 @@ from trimtab.generation.rows import Answer, Item, Row, Split
 from trimtab.generation.sampling import Sampling, row_key
 from trimtab.interventions import Add
 from trimtab.models import LanguageModel, encode
+from trimtab.vectors.provenance import require_model
 
 Cell = Item | tuple[Item, ...] | None
 
@@ -93,6 +94,7 @@ def generate(
             value out of range, or a backend that is unknown, not installed or unfit for the model.
         RunError: Out of memory with a single row, or logits that are not numbers.
     """
+    require_model(lm)
     if lm.model.training:
         raise UsageError("The model is in training mode.", "Call lm.model.eval() before generate.")
     run = backends.backend(backend)

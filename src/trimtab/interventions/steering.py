@@ -24,6 +24,7 @@ from trimtab.interventions.recompute import Recompute, Running
 from trimtab.interventions.sites import Site, attach
 from trimtab.interventions.steps import Item, Row, Step, plan
 from trimtab.models import LanguageModel
+from trimtab.vectors.provenance import require_model
 
 Rows = Sequence[Item | Sequence[Item] | None]
 
@@ -70,6 +71,7 @@ def steer(
             "steer() was given interventions for every row and also rows.",
             "Put what every row shares into each row's list.",
         )
+    require_model(lm)
     steering = Steering(lm, interventions, allow_other_model)
     try:
         steering._watching = watch(lm, steering._enter_pass, steering._leave_pass)

@@ -36,12 +36,12 @@ def require_model(model: object) -> None:
     """
     if isinstance(model, str | Path):
         raise UsageError(
-            f"model should be a loaded model, found the name {str(model)!r}.",
-            f'Load it first: model=tt.load("{model}").',
+            f"Expected a loaded model, found the name {str(model)!r}.",
+            f'Load it first: tt.load("{model}").',
         )
     if not hasattr(model, "n_layers") or not hasattr(model, "d_model"):
         raise UsageError(
-            f"model should be a LanguageModel, found {type(model).__name__}.",
+            f"Expected a LanguageModel, found a {type(model).__name__}.",
             "Give what tt.load returns.",
         )
 

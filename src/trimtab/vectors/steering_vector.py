@@ -87,7 +87,8 @@ class SteeringVector:
         if single == (layer is None):
             raise UsageError(
                 "A single direction [d] needs its layer, and a matrix [n+1, d] takes none; found "
-                f"shape {list(values.shape)} and layer {layer}."
+                f"shape {list(values.shape)} and layer {layer}.",
+                "Give layer=." if single else "Leave the layer away.",
             )
         if model is not None:
             _require_shape(values, model)

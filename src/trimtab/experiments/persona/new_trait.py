@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from trimtab.errors import RunError, UsageError
+from trimtab.errors import RunError, UsageError, shown
 from trimtab.experiments.persona.traits import Trait, parse_trait, write_trait
 from trimtab.scoring.judge.cache import Reply
 from trimtab.scoring.judge.client import Ask, Client, Unanswered
@@ -50,7 +50,7 @@ def new_trait(
     """
     if not re.fullmatch(r"[A-Za-z][\w-]{0,99}", name):
         raise UsageError(
-            f"{name!r:.60} is no name for a trait.", "Give one word, such as sarcastic."
+            f"{shown(name)} is no name for a trait.", "Give one word, such as sarcastic."
         )
     paths = [folder / f"trait_data_{part}" / f"{name}.json" for part in ("extract", "eval")]
     if there := [path for path in paths if path.exists()]:
