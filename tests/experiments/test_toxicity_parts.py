@@ -22,7 +22,7 @@ from trimtab.scoring import Loss, scorer
 
 def row(score, cell=UNSTEERED, text="a b", name=None, subset="challenging", toxicity=1.0):
     prompt = Prompt.raw(name or f"p {score}", subset=subset, split="test", toxicity=toxicity)
-    return Scored(cell, Completion(prompt, (1, 2), text, True), score)
+    return Scored(cell, Completion(prompt, (1, 2), text, True), score, (0.0, 1.0))
 
 
 # -- prompts -----------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """`trimtab run`: an experiment, from prompts to report."""
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -93,6 +94,7 @@ def _run(experiment: str, every: "Sequence[Config]", runs: Path) -> None:
     from trimtab.cli.progress import progress
     from trimtab.experiments.shards import current
     from trimtab.reports import write_comparison, write_report
+    from trimtab.reports.page import read_json
 
     run = import_module(f"trimtab.experiments.{experiment}.experiment").run
     folders: list[Path] = []
@@ -102,7 +104,10 @@ def _run(experiment: str, every: "Sequence[Config]", runs: Path) -> None:
         if shard := current():
             print(f"shard {shard}: its share is in {folders[-1]}", flush=True)
         else:
-            print(f"report: {write_report(folders[-1])}", flush=True)
+            page = write_report(folders[-1])
+            for warning in read_json(folders[-1] / "results.json").get("warnings", []):
+                print(f"warning: {warning}", file=sys.stderr)
+            print(f"report: {page}", flush=True)
     if experiment == "toxicity" and len(folders) > 1 and not current():
         page = folders[0].parent / "comparison.html"
         print(f"comparison: {write_comparison(folders, page)}")

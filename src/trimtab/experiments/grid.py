@@ -47,11 +47,16 @@ class Draws:
 
 @dataclass(frozen=True)
 class Scored:
-    """A completion, the cell it was made in and its score (NaN where there is none)."""
+    """A completion, the cell it was made in and its score (NaN where there is none).
+
+    Attributes:
+        bounds: The lowest and the highest score there can be, if they are known.
+    """
 
     cell: Cell
     completion: Completion
     score: float
+    bounds: tuple[float, float] | None = None
 
     @property
     def prompt(self) -> Prompt:

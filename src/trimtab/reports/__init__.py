@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from trimtab.errors import UsageError
 from trimtab.reports.finetune.report import write_finetune_report
-from trimtab.reports.page import read_json_if_there
+from trimtab.reports.page import read_json
 from trimtab.reports.persona.report import write_persona_report
 from trimtab.reports.refusal.report import plot_candidates, write_refusal_report
 from trimtab.reports.toxicity.report import plot, write_comparison, write_toxicity_report
@@ -23,6 +24,7 @@ WRITERS = {
     "finetune": write_finetune_report,
     "persona": write_persona_report,
     "refusal": write_refusal_report,
+    "toxicity": write_toxicity_report,
 }
 
 
@@ -33,7 +35,14 @@ def write_report(run: Path) -> Path:
         The page.
 
     Raises:
-        UsageError: The folder has no results.json (the run is not finished).
+        UsageError: The folder has no results.json (the run is not finished), or it is of an
+            experiment that has no page.
     """
-    experiment = read_json_if_there(run / "results.json").get("experiment")
-    return WRITERS.get(str(experiment), write_toxicity_report)(run)
+    results = read_json(run / "results.json")
+    experiment = str(results.get("experiment") if isinstance(results, dict) else None)
+    if experiment not in WRITERS:
+        raise UsageError(
+            f"{run / 'results.json'} is of the experiment {experiment}, which has no page.",
+            f"There are pages for {', '.join(sorted(WRITERS))}; the key 'experiment' names one.",
+        )
+    return WRITERS[experiment](run)

@@ -40,7 +40,7 @@ def figure(title: str, rows: int, columns: int, size: tuple[float, float]) -> It
             layout="constrained",
             squeeze=False,
         )
-        drawn.suptitle(title, fontsize="large", fontweight="bold")
+        drawn.suptitle(title, fontsize="large", fontweight="bold", wrap=True)
         try:
             yield drawn
         finally:

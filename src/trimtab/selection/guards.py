@@ -199,7 +199,7 @@ def undetectable(what: str, effect: Effect, *, power: float = 0.8, digits: int =
         digits: Decimals in the sentence.
     """
     if math.isnan(effect.mean):
-        return f"{what} is unknown: no prompt has a score both steered and unsteered."
+        return f"{what} is unknown: {effect.note or 'there are no scores to compare'}."
     if effect.n < FEW:
         some = "1 prompt" if effect.n == 1 else f"{effect.n} prompts"
         return f"{what} is from {some}; at least {FEW} are needed to show a direction."

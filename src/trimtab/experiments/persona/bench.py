@@ -49,6 +49,14 @@ class Answers:
         """The prompt of each answer."""
         return [completion.prompt.id for completion in self.completions]
 
+    @property
+    def first(self) -> Answers:
+        """The first answer to each prompt."""
+        n = self.samples
+        return Answers(
+            self.completions[::n], self.score[::n], self.coherence[::n], 1, self.missing[::n]
+        )
+
 
 @dataclass(frozen=True)
 class Bench:

@@ -53,6 +53,13 @@ class PersonaConfig(ModelConfig):
     coefficients: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0, 2.5)
     coherence_share: Annotated[float, Field(ge=0, le=1)] = 0.75
     """A cell may be chosen if its coherence is this share of the unsteered model's."""
+    random_controls: Annotated[int, Field(ge=0)] = 20
+    """Random directions of the same norm in the chosen cell; each answers every held-out question
+    once."""
+    ordinary_text: str = "completions"
+    """Where side effects are measured: a prompt source, or "completions": the unsteered model's
+    own answers to the development questions."""
+    ordinary_texts: Positive = 32
 
     @model_validator(mode="before")
     @classmethod

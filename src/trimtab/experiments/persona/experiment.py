@@ -29,9 +29,12 @@ from trimtab.experiments.persona.rollouts import (
 )
 from trimtab.experiments.persona.traits import Trait, read_trait
 from trimtab.experiments.run_folder import Progress, RunFolder, quiet, run_path
+from trimtab.experiments.side_effects import cell_losses, loss_json, ordinary
+from trimtab.generation import Completion
 from trimtab.generation.backends import reader
 from trimtab.interventions import Add
 from trimtab.scoring.judge import COHERENCE
+from trimtab.selection.statistics import smallest_detectable
 from trimtab.vectors import SteeringVector
 
 SIDES: tuple[Side, Side] = ("pos", "neg")
@@ -51,7 +54,8 @@ def run(config: PersonaConfig, runs_root: Path | str = "runs", progress: Progres
 
     Raises:
         UsageError: The configuration does not fit the model, a trait or an existing folder; or too
-            few answers pass the filter.
+            few answers of every trait pass the filter. A trait that has no vector, or for which no
+            cell qualifies, does not end a run: the results name it, and why.
         RunError: The folder is in use, the disk is full, or the judge fails.
     """
     traits = [_Pair.read(name, config) for name in config.traits]
@@ -87,30 +91,46 @@ class _Pair:
 
 
 def _steps(bench: Bench, traits: Sequence[_Pair]) -> None:
-    found, vectors = {}, {}
+    found: JSON = {}
+    vectors: dict[str, SteeringVector] = {}
     for pair in traits:
         name = pair.development.name
-        vectors[name], found[name] = _one_trait(bench, pair)
+        with bench.folder.step(f"{name}: rollouts"):
+            for side in SIDES:
+                _rollouts(bench, pair.development, side, "extract")
+        with bench.folder.step(f"{name}: extract"):
+            try:
+                vectors[name], kept = _vector(bench, name)
+            except UsageError as error:
+                found[name] = {"outcome": results.NO_VECTOR, "reason": str(error)}
+                if len(found) == len(traits) and not vectors:
+                    raise
+                continue
+        found[name] = {"kept": kept} | _one_trait(bench, pair, vectors[name])
+    for name, one in found.items():
+        one["missing"] = results.missing(bench.scored[name])
     # Beside the results, for a resumed run finds in the cache what the first one paid for.
     bench.folder.write_json("judge.json", asdict(bench.judge.usage))
     if bench.folder.shard:
         return  # all units are made; the run that merges them has the results
+    warnings = [
+        sentence
+        for name, one in found.items()
+        for sentence in results.warnings(name, one, bench.config, bench.lm.n_layers)
+    ]
     with bench.folder.step("results"):
         bench.folder.write_json(
             "results.json",
-            results.heading(bench) | {"traits": found, "cosines": results.cosines(vectors)},
+            results.heading(bench)
+            | {"traits": found, "cosines": results.cosines(vectors), "warnings": warnings},
         )
 
 
-def _one_trait(bench: Bench, pair: _Pair) -> tuple[SteeringVector, JSON]:
+def _one_trait(bench: Bench, pair: _Pair, vector: SteeringVector) -> JSON:
+    """The sweep, the chosen cell, and what held-out questions show of it."""
     folder, config, seed = bench.folder, bench.config, bench.config.seed
     trait = pair.development
     name = trait.name
-    with folder.step(f"{name}: rollouts"):
-        for side in SIDES:
-            _rollouts(bench, trait, side, "extract")
-    with folder.step(f"{name}: extract"):
-        vector, kept = _vector(bench, name)
     with folder.step(f"{name}: sweep"):
         cells = [Cell(at, c) for at in layers(config, bench.lm.n_layers)
                  for c in config.coefficients]  # fmt: skip
@@ -118,16 +138,17 @@ def _one_trait(bench: Bench, pair: _Pair) -> tuple[SteeringVector, JSON]:
         swept = _steer(bench, f"{name}-sweep", trait, vector, prompts, [UNSTEERED, *cells],
                        config.choosing_samples)  # fmt: skip
         sweep = [results.cell(c, a, seed) for c, a in swept.items()]
-        chosen = results.choose(sweep, config.coherence_share)
+        found = {"norms": results.norms(vector), "sweep": sweep}
+        try:
+            chosen = results.choose(sweep, config.coherence_share)
+        except UsageError as error:
+            outcome = {"outcome": results.NOTHING_QUALIFIES, "reason": str(error)}
+            return found | outcome | {"chosen": None}
     with folder.step(f"{name}: held out"):
-        held_out = _held_out(bench, pair.held_out, vector, chosen)
-    return vector, {
-        "kept": kept,
-        "norms": results.norms(vector),
-        "sweep": sweep,
-        "chosen": chosen,
-        "missing": results.missing(bench.scored[name]),
-    } | held_out
+        own = swept[UNSTEERED].first.completions
+        held_out = _held_out(bench, pair.held_out, vector, chosen, own)
+    outcome = {"outcome": results.MEASURED, "reason": ""}
+    return found | outcome | {"chosen": chosen} | held_out
 
 
 def _rollouts(bench: Bench, trait: Trait, side: Side, version: str) -> Answers:
@@ -173,7 +194,8 @@ def _steer(
     cells: Sequence[Cell],
     samples: int,
 ) -> dict[Cell, Answers]:
-    """Judged answers in every cell, all cells in shared batches."""
+    """Judged answers in every cell, all cells in shared batches; direction i of a cell is the
+    i-th random control."""
     steered = [(cell, _add(bench, vector, cell)) for cell in cells]
     return dict(zip(cells, bench.rated(name, trait, prompts, steered, samples), strict=True))
 
@@ -181,17 +203,34 @@ def _steer(
 def _add(bench: Bench, vector: SteeringVector, cell: Cell) -> Add | None:
     if cell.layer is None or cell.coefficient is None:
         return None
+    if cell.direction is not None:
+        vector = vector.random_like(bench.config.seed + 1 + cell.direction)
     return Add(vector, cell.layer, cell.coefficient, positions=bench.config.positions)
 
 
-def _held_out(bench: Bench, trait: Trait, vector: SteeringVector, chosen: JSON) -> JSON:
-    """The chosen layer's curve, the negative under instructions for the trait, and the AUC."""
+def _held_out(
+    bench: Bench,
+    trait: Trait,
+    vector: SteeringVector,
+    chosen: JSON,
+    own: Sequence[Completion],
+) -> JSON:
+    """The chosen layer's curve, random directions and losses in the chosen cell, the negative under
+    instructions for the trait, and the AUC."""
     config, seed, name = bench.config, bench.config.seed, trait.name
     at, coefficient = chosen["layer"], chosen["coefficient"]
     cells = [UNSTEERED, *(Cell(at, c) for c in (0.0, *config.coefficients))]
     plain = [q.prompt for q in asked(trait)]
     found = _steer(bench, f"{name}-test", trait, vector, plain, cells, config.test_samples)
-    unsteered, steered = found[UNSTEERED], found[Cell(at, coefficient)]
+    chosen_cell = Cell(at, coefficient)
+    unsteered, steered = found[UNSTEERED], found[chosen_cell]
+    random = [Cell(at, coefficient, i) for i in range(config.random_controls)]
+    controls = _steer(bench, f"{name}-random", trait, vector, plain, random, 1) if random else {}
+    texts = ordinary(bench.lm, config.ordinary_text, config.ordinary_texts, own,
+                     positions=config.positions, seed=seed)  # fmt: skip
+    pairs = [(c, add) for c in [chosen_cell, *random] if (add := _add(bench, vector, c))]
+    losses = cell_losses(bench.folder, bench.lm, texts, name, pairs, bench.progress)
+    effect = results.effect(steered, unsteered, seed)
 
     prompted, opposite = (_rollouts(bench, trait, side, "eval") for side in SIDES)
     asking = [q.prompt for q in asked(trait, "pos")]
@@ -207,11 +246,14 @@ def _held_out(bench: Bench, trait: Trait, vector: SteeringVector, chosen: JSON) 
     return {
         "test": {
             "unsteered": results.cell(UNSTEERED, unsteered, seed),
-            "steered": results.cell(Cell(at, coefficient), steered, seed),
+            "steered": results.cell(chosen_cell, steered, seed),
             "curve": [results.cell(c, found[c], seed) for c in cells[1:]],
-            "effect": results.effect(steered, unsteered, seed),
+            "effect": effect,
+            "smallest_detectable": smallest_detectable(effect["sd"], effect["n"]),
             "zero_differs": results.differing(found[Cell(at, 0.0)], unsteered),
         },
+        "random": results.random_control(unsteered, steered, controls, losses, name, seed),
+        "loss": loss_json(losses[chosen_cell], losses[UNSTEERED]),
         "against": {
             "prompted": results.cell(UNSTEERED, prompted, seed),
             "steered": results.cell(down, against, seed),

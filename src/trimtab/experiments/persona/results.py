@@ -2,11 +2,20 @@
 
 experiment, config, config_hash, model {name, n_layers, d_model, fingerprint, dtype},
 judge {name, usage}, layer_convention
+warnings [sentence]                      what a reader must know before believing the numbers
 traits.<name>:
+  outcome, reason                        "measured"; or "nothing qualifies" (there is no cell to
+                                         choose, and nothing after sweep) or "no vector" (nothing
+                                         else), and why
   kept {rows, of, threshold, fallen}     what the published filter left
   norms [n+1]                            |v_L|
   sweep [cell], chosen {layer, coefficient, score, coherence, rule}     development questions
-  test {unsteered, steered, curve [cell], effect, zero_differs}         held-out questions
+  test {unsteered, steered, curve [cell], effect, zero_differs,         held-out questions
+       smallest_detectable}              the mean difference that so many show with 80 % power
+  random {n, effect, effects, greatest, as_good, exceeded, p, statement, loss_changes}
+                                         directions of the same norm in the chosen cell, beside the
+                                         vector on the same answers: the first to each question
+  loss {cross_entropy, change, kl, tokens}       ordinary text, chosen cell, nats per token
   against {prompted, steered, effect}    -coefficient under the trait's own system prompts
   separation {auc, positive, negative}   projections of held-out prompted answers
   samples [{question, unsteered, steered, score}]
@@ -27,16 +36,22 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from trimtab.errors import RunError, UsageError
-from trimtab.experiments.grid import Cell
+from trimtab.experiments.grid import UNSTEERED, Cell
 from trimtab.experiments.persona.bench import JSON, LEAST_SCORED, Answers, Bench
+from trimtab.experiments.persona.config import PersonaConfig
 from trimtab.experiments.persona.extraction import Kept
 from trimtab.experiments.run_folder import config_hash
+from trimtab.experiments.side_effects import loss_json
+from trimtab.scoring import Loss
+from trimtab.selection import guards
 from trimtab.selection.statistics import Effect, Estimate, mean_interval, paired_difference
 from trimtab.vectors import SteeringVector
 from trimtab.vectors.provenance import LAYER_CONVENTION
 
 SAMPLES = 8
 REASONS = 5
+RANGE = (0.0, 100.0)  # of every judge's scores
+MEASURED, NOTHING_QUALIFIES, NO_VECTOR = "measured", "nothing qualifies", "no vector"
 
 
 def heading(bench: Bench) -> JSON:
@@ -68,7 +83,7 @@ def cell(where: Cell, answers: Answers, seed: int) -> JSON:
 def _mean(values: NDArray[np.float64], answers: Answers, seed: int) -> JSON:
     if note := _unmeasured(values):
         return asdict(Estimate(math.nan, math.nan, math.nan, 0, note))
-    return asdict(mean_interval(values, seed=seed, groups=answers.groups))
+    return asdict(mean_interval(values, bounds=RANGE, seed=seed, groups=answers.groups))
 
 
 def _unmeasured(values: NDArray[np.float64]) -> str:
@@ -141,7 +156,49 @@ def effect(a: Answers, b: Answers, seed: int) -> JSON:
     """Score of a minus score of b, paired by question."""
     if note := _unmeasured(a.score - b.score):
         return asdict(Effect(math.nan, math.nan, math.nan, 0, note))
-    return asdict(paired_difference(a.score, b.score, seed=seed, groups=a.groups))
+    return asdict(paired_difference(a.score, b.score, bounds=RANGE, seed=seed, groups=a.groups))
+
+
+def random_control(
+    unsteered: Answers,
+    steered: Answers,
+    controls: Mapping[Cell, Answers],
+    losses: Mapping[Cell, Loss],
+    trait: str,
+    seed: int,
+) -> JSON:
+    """Random directions in the chosen cell beside the vector, on the first answer to each
+    question."""
+    first = unsteered.first
+    found = guards.random_control(
+        Effect(**effect(steered.first, first, seed)),
+        [effect(answers, first, seed)["mean"] for answers in controls.values()],
+        positive=f"more {trait}", negative=f"less {trait}", digits=1,
+    )  # fmt: skip
+    changes = [loss_json(losses[cell], losses[UNSTEERED])["change"] for cell in controls]
+    return asdict(found) | {"loss_changes": changes}
+
+
+def warnings(name: str, found: JSON, config: PersonaConfig, n_layers: int) -> list[str]:
+    """What a reader must know before believing a trait's numbers."""
+    if found["outcome"] != MEASURED:
+        return [f"{name}: {found['outcome']}. {found['reason']}"]
+    chosen, test = found["chosen"], found["test"]
+    layers = [cell["layer"] for cell in found["sweep"] if cell["layer"] is not None]
+    random, least = found["random"], config.coherence_share * test["unsteered"]["coherence"]["mean"]
+    said = [
+        guards.edge_of_grid("coefficient", chosen["coefficient"], config.coefficients),
+        guards.edge_of_grid("layer", chosen["layer"], layers, limits=(1, n_layers)),
+        guards.past_bound(
+            "Coherence on held-out questions", test["steered"]["coherence"]["mean"], least,
+            at_least=True, digits=1,
+        ),
+        guards.undetectable("The effect on held-out questions", Effect(**test["effect"]), digits=1),
+        guards.as_well(random["as_good"], random["n"]) + "." if random["as_good"] else "",
+        f"{test['zero_differs']} answers differ at coefficient 0: the hooks or the batches change "
+        "the result on this device." if test["zero_differs"] else "",
+    ]  # fmt: skip
+    return [f"{name}: {sentence}" for sentence in said if sentence]
 
 
 def differing(a: Answers, b: Answers) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from trimtab.data import Prompt, PromptSet
@@ -80,9 +80,11 @@ class Bench:
         c = self.config
         draws = Draws(c.max_new_tokens, c.temperature, c.top_p, c.samples, c.seed, c.batch_size,
                       c.backend)  # fmt: skip
-        return complete(
+        rows = complete(
             self.folder, name, self.lm, self.scorer, prompts, cells, draws, self.progress
         )
+        bounds = (self.scorer.low, self.scorer.high)
+        return [replace(row, bounds=bounds) for row in rows]
 
     def heading(self, splits: Splits, direction: JSON, baseline: Sequence[Scored]) -> JSON:
         """The part of results.json that says what was run."""

@@ -22,6 +22,7 @@ from trimtab.data import Prompt
 from trimtab.errors import UsageError
 from trimtab.experiments.grid import UNSTEERED, Cell, Scored
 from trimtab.experiments.run_folder import Progress, RunFolder, quiet, run_path
+from trimtab.experiments.side_effects import cell_losses
 from trimtab.experiments.toxicity import findings, numbers
 from trimtab.experiments.toxicity import sweep as on_test
 from trimtab.experiments.toxicity.bench import (
@@ -32,7 +33,7 @@ from trimtab.experiments.toxicity.bench import (
     target_layer,
 )
 from trimtab.experiments.toxicity.config import ToxicityConfig
-from trimtab.experiments.toxicity.loss import cell_losses, own_losses
+from trimtab.experiments.toxicity.loss import ordinary, own_losses
 from trimtab.experiments.toxicity.prompts import Splits
 from trimtab.experiments.toxicity.published import PublishedFiles
 from trimtab.experiments.toxicity.results import SUBSETS
@@ -160,9 +161,8 @@ def _analyse_layers(
     some = first_of_each(begun.splits["development"], config.layer_challenging, config.layer_benign)
     cells = bench.steered(begun.vector, [Cell(at, c) for at in layers for c in config.steered])
     rows = bench.complete(name, some, cells)
-    losses = cell_losses(
-        bench.folder, bench.lm, config, begun.development, name, cells, bench.progress
-    )
+    texts = ordinary(bench.lm, config, begun.development)
+    losses = cell_losses(bench.folder, bench.lm, texts, name, cells, bench.progress)
     return (
         numbers.layer_analysis(config, bench.lm.n_layers, begun.development, rows, losses),
         rows,
@@ -202,9 +202,8 @@ def _steps(bench: Bench, published: PublishedFiles) -> None:
         )
         random_rows = bench.complete("random", _challenging(begun), controls) if controls else []
     with folder.step("side effects"):
-        losses = cell_losses(
-            folder, lm, config, begun.development, "sweep", [*swept, *controls], progress
-        )
+        texts = ordinary(lm, config, begun.development)
+        losses = cell_losses(folder, lm, texts, "sweep", [*swept, *controls], progress)
         own = own_losses(folder, lm, "sweep", [*test, *sweep_rows], progress)
     if folder.shard:
         return  # all units are made; the run that merges them has the results

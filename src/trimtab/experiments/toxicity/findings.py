@@ -91,7 +91,7 @@ def halved(baseline: Sequence[Scored], steered: Sequence[Scored], seed: int) -> 
     before = numbers.of_prompts(baseline, rows)
     share = statistics.ratio_reduction(
         [r.score for r in before], [r.score for r in rows],
-        seed=seed, groups=[r.prompt.id for r in rows],
+        bounds=numbers.bounds(rows), seed=seed, groups=[r.prompt.id for r in rows],
     )  # fmt: skip
     change = numbers.effect(baseline, rows, seed)
     shown = guards.shown(change)

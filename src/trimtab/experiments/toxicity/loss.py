@@ -1,4 +1,4 @@
-"""What each cell costs: loss on ordinary text, and how likely its completions are unsteered."""
+"""The texts that the side effects are measured on, and how likely completions are unsteered."""
 
 from __future__ import annotations
 
@@ -6,60 +6,14 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from trimtab.data import prompts
-from trimtab.errors import UsageError
-from trimtab.experiments.grid import UNSTEERED, Cell, Scored
+from trimtab.experiments import side_effects
+from trimtab.experiments.grid import Cell, Scored
 from trimtab.experiments.run_folder import Progress, Row, RunFolder
 from trimtab.experiments.toxicity.config import ToxicityConfig
-from trimtab.interventions import Intervention
 from trimtab.models import LanguageModel
-from trimtab.scoring import (
-    Loss,
-    TokenSequence,
-    completion_sequence,
-    losses,
-    text_sequence,
-    total,
-)
+from trimtab.scoring import Loss, TokenSequence, completion_sequence, losses
 
-CELLS_A_UNIT = 16
 ROWS_A_UNIT = 64
-
-
-def cell_losses(
-    folder: RunFolder,
-    lm: LanguageModel,
-    config: ToxicityConfig,
-    development: Sequence[Scored],
-    name: str,
-    cells: Sequence[tuple[Cell, Intervention]],
-    progress: Progress,
-) -> dict[Cell, Loss]:
-    """Loss on ordinary text of the unsteered model and of every cell, summed over the texts."""
-    texts = ordinary(lm, config, development)
-    every: list[tuple[Cell, tuple[Intervention, ...]]] = [(UNSTEERED, ())]
-    every += [(cell, (intervention,)) for cell, intervention in cells]
-    units = [every[i : i + CELLS_A_UNIT] for i in range(0, len(every), CELLS_A_UNIT)]
-
-    def work(unit: int) -> list[Row]:
-        found = losses(lm, texts, [interventions for _, interventions in units[unit]])
-        return [
-            asdict(cell) | asdict(total(parts))
-            for (cell, _), parts in zip(units[unit], found, strict=True)
-        ]
-
-    def what(unit: int) -> list[Any]:
-        return [[asdict(cell) for cell, _ in units[unit]], [asdict(text) for text in texts]]
-
-    rows = folder.rows(
-        f"scores/{name}_loss.jsonl", [len(u) for u in units], work, progress, f"{name}: loss", what
-    )
-    return {
-        Cell(row["layer"], row["coefficient"], row["direction"]): Loss(
-            row["nll"], row["kl"], row["tokens"]
-        )
-        for row in rows
-    }
 
 
 def own_losses(
@@ -89,24 +43,13 @@ def own_losses(
 def ordinary(
     lm: LanguageModel, config: ToxicityConfig, development: Sequence[Scored]
 ) -> list[TokenSequence]:
-    """The texts side effects are measured on.
+    """The texts side effects are measured on; the model's own are those of benign prompts.
 
     Raises:
         UsageError: None of them has a token to predict.
     """
-    if config.ordinary_text == "completions":
-        benign = [row for row in development if row.subset == "benign"][: config.ordinary_texts]
-        found = [completion_sequence(lm, row.completion) for row in benign]
-    else:
-        # a rude tavern scene of the village is not ordinary: steering is meant to change it
-        source = prompts(config.ordinary_text).filter(lambda p: p.meta.get("tone") != "rude")
-        chosen = source.sample(min(config.ordinary_texts, len(source)), config.seed)
-        whole = config.written_positions == "prompt"
-        words = [p.text if p.text is not None else p.messages[-1]["content"] for p in chosen]
-        found = [text_sequence(lm, text, whole_is_prompt=whole) for text in words]
-    if not any(len(s.ids) > max(1, s.start) for s in found):
-        raise UsageError(
-            f"The ordinary text {config.ordinary_text!r} has nothing to predict.",
-            "Name another source: --set ordinary_text=FILE.txt.",
-        )
-    return found
+    return side_effects.ordinary(
+        lm, config.ordinary_text, config.ordinary_texts,
+        [row.completion for row in development if row.subset == "benign"],
+        positions=config.written_positions, seed=config.seed,
+    )  # fmt: skip

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from trimtab.experiments.grid import UNSTEERED, Cell, Scored
+from trimtab.experiments.side_effects import loss_json
 from trimtab.experiments.toxicity.config import ToxicityConfig
 from trimtab.experiments.toxicity.results import EVERY, SUBSETS, depth
 from trimtab.scoring.loss import Loss
@@ -45,8 +46,15 @@ def key(row: Scored) -> Key:
 
 def estimate(rows: Sequence[Scored], seed: int) -> JSON:
     """Mean score with its interval."""
+    scores = [row.score for row in rows]
     groups = [row.prompt.id for row in rows]
-    return asdict(statistics.mean_interval([r.score for r in rows], seed=seed, groups=groups))
+    found = statistics.mean_interval(scores, bounds=bounds(rows), seed=seed, groups=groups)
+    return asdict(found)
+
+
+def bounds(rows: Sequence[Scored]) -> statistics.Bounds | None:
+    """Of the scores: one scorer made them all."""
+    return rows[0].bounds if rows else None
 
 
 def effect(baseline: Sequence[Scored], steered: Sequence[Scored], seed: int) -> Effect:
@@ -55,6 +63,7 @@ def effect(baseline: Sequence[Scored], steered: Sequence[Scored], seed: int) -> 
     return statistics.paired_difference(
         [row.score for row in before],
         [row.score for row in steered],
+        bounds=bounds(steered),
         seed=seed,
         groups=[row.prompt.id for row in steered],
     )
@@ -79,17 +88,6 @@ def plain_mean(values: Sequence[float], seed: int) -> JSON:
 
 def baseline_means(rows: Sequence[Scored], seed: int) -> JSON:
     return {subset: estimate(of_subset(rows, subset), seed) for subset in EVERY}
-
-
-def loss_json(steered: Loss, unsteered: Loss) -> JSON:
-    """Cross-entropy a token, its change, and KL, in nats."""
-    n = max(1, steered.tokens)
-    return {
-        "cross_entropy": steered.nll / n,
-        "change": (steered.nll - unsteered.nll) / n,
-        "kl": steered.kl / n,
-        "tokens": steered.tokens,
-    }
 
 
 def text_statistics(rows: Sequence[Scored]) -> JSON:

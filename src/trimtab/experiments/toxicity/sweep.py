@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from trimtab.experiments.grid import UNSTEERED, Cell, Scored
+from trimtab.experiments.side_effects import loss_json
 from trimtab.experiments.toxicity import numbers
 from trimtab.experiments.toxicity.findings import HIGHER, LOWER, POWER
 from trimtab.scoring import Loss
@@ -31,7 +32,7 @@ def sweep(
         {
             "coefficient": cell.coefficient,
             "subsets": numbers.subset_cells(test, steered, seed),
-            "loss": numbers.loss_json(losses[cell], losses[UNSTEERED]),
+            "loss": loss_json(losses[cell], losses[UNSTEERED]),
             "log_probability": _log_probability(steered, own),
         }
         | numbers.text_statistics(steered)
@@ -74,7 +75,7 @@ def random_controls(
     for cell, there in numbers.by_cell(rows).items():
         effects.append(numbers.effect(test, there, seed).mean)
         means.append(_mean([row.score for row in there]))
-        changes.append(numbers.loss_json(losses[cell], losses[UNSTEERED])["change"])
+        changes.append(loss_json(losses[cell], losses[UNSTEERED])["change"])
     found = guards.random_control(real, effects, positive=LOWER, negative=HIGHER)
     return asdict(found) | {"means": means, "loss_changes": changes}
 

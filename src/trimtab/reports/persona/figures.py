@@ -20,10 +20,18 @@ TRAITS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 
 def draw(results: JSON, folder: Path) -> list[Path]:
     """Every figure of a run, as PNG and PDF. Returns the files."""
-    drawings = [norms, sweep, steering, separation]
-    if len(results["traits"]) > 1:
+    traits = results["traits"]
+    drawings = [norms, sweep] if _having(traits, "sweep") else []
+    if _having(traits, "test"):
+        drawings += [steering, separation]
+    if len(_having(traits, "norms")) > 1:
         drawings.append(cosines)
     return [path for one in drawings for path in save(one(results), folder, one.__name__)]
+
+
+def _having(traits: JSON, part: str) -> JSON:
+    """The traits that came as far as this part of their results."""
+    return {name: trait for name, trait in traits.items() if part in trait}
 
 
 def norms(results: JSON) -> Figure:
@@ -42,7 +50,7 @@ def norms(results: JSON) -> Figure:
 
 def sweep(results: JSON) -> Figure:
     """Trait score and coherence of every layer x coefficient on development questions."""
-    traits = results["traits"]
+    traits = _having(results["traits"], "sweep")
     rows = max(len({c["layer"] for c in t["sweep"]}) for t in traits.values())
     with figure(
         "development questions: layer and coefficient",
@@ -57,7 +65,7 @@ def sweep(results: JSON) -> Figure:
 
 def steering(results: JSON) -> Figure:
     """Held-out questions at the chosen layer: score and coherence against the coefficient."""
-    traits = results["traits"]
+    traits = _having(results["traits"], "test")
     with figure("held-out questions: steering at the chosen layer", *_grid(traits),
                 (4.4, 3.3)) as drawn:  # fmt: skip
         for axes, (name, trait) in _panels(drawn, traits):
@@ -75,7 +83,7 @@ def steering(results: JSON) -> Figure:
 
 def separation(results: JSON) -> Figure:
     """Projections of held-out answers under instructions for the trait and against it."""
-    traits = results["traits"]
+    traits = _having(results["traits"], "test")
     with figure("projection of held-out prompted answers", *_grid(traits), (4.4, 3.0)) as drawn:
         for axes, (name, trait) in _panels(drawn, traits):
             found = trait["separation"]
@@ -99,9 +107,12 @@ def separation(results: JSON) -> Figure:
 
 
 def cosines(results: JSON) -> Figure:
-    """Between the traits' vectors, at the layer in the middle of the chosen ones."""
-    names = list(results["traits"])
-    layers = sorted(t["chosen"]["layer"] for t in results["traits"].values())
+    """Between the traits' vectors, at the layer in the middle of the chosen ones, if there are."""
+    names = list(_having(results["traits"], "norms"))
+    layers = sorted(
+        [t["chosen"]["layer"] for t in _having(results["traits"], "test").values()]
+        or map(int, results["cosines"])
+    )
     layer = layers[len(layers) // 2]
     at = results["cosines"][str(layer)]
     table = np.array([[at[a][b] for b in names] for a in names], dtype=float)
@@ -140,7 +151,8 @@ def _heat_map(axes: Axes, trait: JSON, key: str, title: str) -> None:
     axes.set_ylabel("layer")
     axes.set_title(title)
     axes.grid(visible=False)
-    chosen = trait["chosen"]
+    if (chosen := trait["chosen"]) is None:
+        return
     x, y = coefficients.index(chosen["coefficient"]), layers.index(chosen["layer"])
     star(axes, x + 0.32, y + 0.28)
 
@@ -169,5 +181,5 @@ def _panels(drawn: Figure, traits: JSON) -> list[tuple[Axes, tuple[str, JSON]]]:
 
 
 def _coloured(results: JSON) -> list[tuple[tuple[str, JSON], str]]:
-    traits = results["traits"].items()
+    traits = _having(results["traits"], "norms").items()
     return [(item, TRAITS[i % len(TRAITS)]) for i, item in enumerate(traits)]

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.errors import UsageError
-from trimtab.experiments.toxicity.results import DEPTHS, SUBSETS
+from trimtab.experiments.toxicity.results import DEPTHS, SCHEMA, SUBSETS
 from trimtab.experiments.toxicity.results import depth as depth_of
 from trimtab.parsing import read_json
 from trimtab.selection.statistics import Estimate, mean_interval, paired_difference
+
+SCHEMA_FAMILY = SCHEMA.rpartition("/")[0] + "/"
 
 
 @dataclass(frozen=True)
@@ -110,13 +112,15 @@ class Study:
                 "`trimtab run toxicity` makes one.",
             )
         results = read_json(path)
-        if isinstance(results, dict) and str(results.get("schema", "")).startswith("trimtab/"):
+        if isinstance(results, dict) and str(results.get("schema")).startswith(SCHEMA_FAMILY):
             return _from_results(results)
         if isinstance(results, dict) and "steering_results" in results:
             return _from_published(results)
         raise UsageError(
-            f"{path} is neither a trimtab results.json nor a published experiment_results.json.",
-            "Those have the key 'schema' or the key 'steering_results'.",
+            f"{path} is neither the results.json of a toxicity run nor a published "
+            "experiment_results.json.",
+            f"Those have a 'schema' of {SCHEMA_FAMILY} or the key 'steering_results'; for a run of "
+            "another experiment name its folder.",
         )
 
 
