@@ -94,7 +94,7 @@ def _run(experiment: str, every: "Sequence[Config]", runs: Path) -> None:
     from trimtab.cli.progress import progress
     from trimtab.experiments.shards import current
     from trimtab.reports import write_comparison, write_report
-    from trimtab.reports.page import read_json
+    from trimtab.reports.page import read_json_if_there
 
     run = import_module(f"trimtab.experiments.{experiment}.experiment").run
     folders: list[Path] = []
@@ -105,7 +105,7 @@ def _run(experiment: str, every: "Sequence[Config]", runs: Path) -> None:
             print(f"shard {shard}: its share is in {folders[-1]}", flush=True)
         else:
             page = write_report(folders[-1])
-            for warning in read_json(folders[-1] / "results.json").get("warnings", []):
+            for warning in read_json_if_there(folders[-1] / "results.json").get("warnings", []):
                 print(f"warning: {warning}", file=sys.stderr)
             print(f"report: {page}", flush=True)
     if experiment == "toxicity" and len(folders) > 1 and not current():
