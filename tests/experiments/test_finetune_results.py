@@ -121,6 +121,10 @@ def test_rows_in_order_break_nothing_and_a_high_score_of_a_small_prediction_does
     r = made(scores=(0, 20, 15, 60, 80))  # 5 points are no contradiction
     assert r["broken"] == []
     assert "breaks" not in r["prediction"]
+    near = found()
+    near["mixtures"].append({"name": "near", "difference": 3.05, "shift": 6.0, "score": 6.0})
+    vector: Any = {CONFIG.layer: torch.tensor([3.0, 4.0])}
+    assert [row["name"] for row in results(CONFIG, LM, vector, near)["broken"]] == ["near"]
     assert [row["name"] for row in made(scores=(90, 20, 40, 60, 80))["broken"]] == ["mixture 0"]
 
 

@@ -15,8 +15,8 @@ residual stream. Means over seeds and questions come with 95 % intervals over qu
     correlation, correlation_score {value, low, high, n}: over mixtures, of the predicted shift
                  (difference) with the measured one along the vector, and with the trait score
     broken      [{name, difference, score, against: {name, difference, score}}]: the fewest
-                 mixtures without which no mixture of a smaller predicted shift has a trait score
-                 higher by MISS or more
+                 mixtures without which no mixture of a predicted shift as small or smaller has a
+                 trait score higher by MISS or more
     prediction  all of that in words; null without mixtures
     screening   {injected, rows, level: {auc, auc_cheap, difference, labels}}
     claims      [{claim, value, target, sense, reached}]
@@ -43,6 +43,7 @@ MEASURES = ("score", "coherence", "right")
 SAMPLES = 8
 PERCENT = (0.0, 100.0)
 MISS = 10.0  # of the trait score
+NEAR = 0.05  # of the range of the predicted shifts: as good as equal
 
 
 def results(config: FinetuneConfig, lm: LanguageModel, vector: SteeringVector, found: JSON) -> JSON:
@@ -116,11 +117,17 @@ def _correlation(mixtures: list[JSON], measured: str, config: FinetuneConfig) ->
 
 
 def _broken(mixtures: list[JSON]) -> list[JSON]:
-    """The fewest mixtures to leave out until no smaller prediction has a much higher score."""
+    """The fewest mixtures to leave out until no prediction as small has a much higher score."""
     left, found = list(mixtures), []
+    predicted = [m["difference"] for m in mixtures]
+    near = NEAR * (max(predicted) - min(predicted)) if predicted else 0.0
+
+    def contradict(higher: JSON, lower: JSON) -> bool:
+        apart = lower["difference"] - higher["difference"]
+        return bool(apart > -near and higher["score"] >= lower["score"] + MISS)
 
     def against(one: JSON) -> list[JSON]:
-        return [m for m in left if _contradict(one, m) or _contradict(m, one)]
+        return [m for m in left if contradict(one, m) or contradict(m, one)]
 
     while any(against(m) for m in left):
         worst = max(left, key=lambda m: len(against(m)))
@@ -128,12 +135,6 @@ def _broken(mixtures: list[JSON]) -> list[JSON]:
         found.append(_of(worst) | {"against": _of(other)})
         left.remove(worst)
     return found
-
-
-def _contradict(larger: JSON, smaller: JSON) -> bool:
-    return bool(
-        larger["difference"] > smaller["difference"] and smaller["score"] >= larger["score"] + MISS
-    )
 
 
 def _of(mixture: JSON) -> JSON:

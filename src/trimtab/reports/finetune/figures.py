@@ -51,7 +51,7 @@ def curves(results: JSON) -> Figure:
         for arm, entries in results["loss_curves"].items():
             loss.plot([e["step"] for e in entries], _smooth([e["loss"] for e in entries]),
                       color=COLOURS[arm], label=NAMES[arm])  # fmt: skip
-        loss.set(xlabel="optimizer step", ylabel="training loss (nats per token), mean of 5 steps")
+        loss.set(xlabel="optimizer step", ylabel="training loss, nats per token (mean of 5)")
         loss.legend(fontsize="small")
     return drawn
 
