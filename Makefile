@@ -77,7 +77,7 @@ test-vllm: $(INSTALLED)  ## Run the conformance suite and tests of the vLLM back
 # Installs no system package; says which are missing.
 test-slurm: $(INSTALLED)  ## Run the tests of --slurm on a one-node Slurm, started and stopped here.
 	$(PIP) -e ".[slurm]"
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python tests/slurm/cluster.py \
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 exec $(BIN)/python tests/slurm/cluster.py \
 	  $(BIN)/python -m pytest tests/slurm -n 3 --dist loadfile
 
 # One process: kills and timed servers want the machine for themselves.

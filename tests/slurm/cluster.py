@@ -3,7 +3,8 @@
 The node claims eight cores, four GPUs and 200 GB, whatever it has, so that jobs fit.
 
 Debian's slurm-wlm and munge; no systemd, no accounting, all files and sockets in the folder. Also a
-program: `python tests/slurm/cluster.py COMMAND...` runs the command while the cluster is up.
+program: `python tests/slurm/cluster.py COMMAND...` runs the command while the cluster is up, and
+leaves no process behind, however it ends.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import contextlib
 import os
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -20,6 +20,8 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from adopting import adopting
 
 NEEDED = {
     "slurmctld": "slurm-wlm", "slurmd": "slurm-wlm", "sbatch": "slurm-wlm", "munged": "munge",
@@ -139,14 +141,15 @@ def _free_port() -> int:
 
 
 def main() -> int:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the cluster is stopped too
     if packages := missing():
         print(f"Slurm is missing: apt-get install {' '.join(packages)}", file=sys.stderr)
         return 2
-    with (
-        tempfile.TemporaryDirectory(prefix="trimtab-slurm-") as folder,
-        cluster(Path(folder)) as environment,
-    ):
+    with tempfile.TemporaryDirectory(prefix="trimtab-slurm-") as folder:
+        return adopting(lambda: _command(Path(folder)))
+
+
+def _command(folder: Path) -> int:
+    with cluster(folder) as environment:
         return subprocess.call(sys.argv[1:], env=environment)
 
 
