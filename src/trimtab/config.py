@@ -76,8 +76,10 @@ def overrides(settings: Sequence[str]) -> dict[str, Any]:
     for item in settings:
         key, equals, value = item.partition("=")
         if not equals or not key.strip():
-            raise UsageError(f"{item!r} is not key=value.", "Write for example --set k=20.")
-        found[key.strip()] = parse_yaml(value, f"The value of {key.strip()!r}, {shown(value)},")
+            raise UsageError(f"{shown(item)} is not key=value.", "Write for example --set k=20.")
+        found[key.strip()] = parse_yaml(
+            value, f"The value of {shown(key.strip())}, {shown(value)},"
+        )
     return found
 
 

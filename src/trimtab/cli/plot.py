@@ -14,9 +14,11 @@ def plot(source: Path, /, *, output: Path | None = None) -> None:
         Where the plots go; left out: plots/ beside the results.
     """
     from trimtab import reports
+    from trimtab.reports.page import saved
 
-    if source.is_dir() and output is None:
-        print(f"report: {reports.write_report(source)}")
-        return
-    files = reports.plot(source, output)
+    with saved(source):
+        if source.is_dir() and output is None:
+            print(f"report: {reports.write_report(source)}")
+            return
+        files = reports.plot(source, output)
     print(f"plots: {len(files)} files in {files[0].parent}")

@@ -20,6 +20,7 @@ from trimtab.data import Prompt
 from trimtab.errors import UsageError
 from trimtab.files import reading, write_atomic
 from trimtab.models import LanguageModel, encode
+from trimtab.parsing import parse_json
 from trimtab.vectors.storage import serialized
 
 LIMIT = 10  # tokens of a completion
@@ -114,19 +115,19 @@ def read(path: Path) -> dict[str, Expected]:
     """
     try:
         with reading(path), safe_open(path, "pt") as file:
-            said = json.loads(file.metadata()["expected"])
+            said = parse_json(file.metadata()["expected"], str(path))
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, KeyError, TypeError) as error:
+        return {
+            model: Expected(
+                one["fingerprint"],
+                tuple(one["prompts"]),
+                tensors[f"{model}/directions"],
+                {name: [Greedy(*row) for row in rows] for name, rows in one["completions"].items()},
+                {name: tensors[f"{model}/states/{name}"] for name in READ},
+            )
+            for model, one in said.items()
+        }
+    except (SafetensorError, AttributeError, KeyError, TypeError) as error:
         raise UsageError(
             f"{path} holds no expectations.", "Make one: trimtab conformance --write FILE"
         ) from error
-    return {
-        model: Expected(
-            one["fingerprint"],
-            tuple(one["prompts"]),
-            tensors[f"{model}/directions"],
-            {name: [Greedy(*row) for row in rows] for name, rows in one["completions"].items()},
-            {name: tensors[f"{model}/states/{name}"] for name in READ},
-        )
-        for model, one in said.items()
-    }

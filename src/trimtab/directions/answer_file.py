@@ -108,7 +108,8 @@ def _read_csv(file: Path, text: str, mark: str) -> AnswerFile:
     names = header.values
     if names.count("prompt") != 1 or names.count("answer") != 1:
         raise UsageError(
-            f"{file} has the columns {', '.join(names)}.", "It needs prompt and answer, once each."
+            f"{file} has the columns {', '.join(names):.200}.",
+            "It needs prompt and answer, once each.",
         )
     prompt, answer = names.index("prompt"), names.index("answer")
     answers = []

@@ -6,13 +6,15 @@ Also what every page begins with: the JSON files of a run.
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from trimtab import parsing
+from trimtab.errors import TrimtabError, UsageError
 from trimtab.files import write_atomic
 
 
@@ -45,10 +47,29 @@ def read_json(path: Path) -> Any:
     return parsing.read_json(path, "Finish the run first.")
 
 
+@contextmanager
+def saved(path: Path) -> Iterator[None]:
+    """What goes wrong inside lies in the results saved at `path`, which may be from anywhere.
+
+    Raises:
+        UsageError: Drawing them fails: they are of another version, or were changed by hand.
+    """
+    try:
+        yield
+    except (TrimtabError, OSError):
+        raise
+    except Exception as error:  # a number where a mapping was due may fail in any way
+        raise UsageError(
+            f"{path} does not hold what this version of trimtab draws ({type(error).__name__}: "
+            f"{error!s:.200}).",
+            "Run the experiment's command again: it writes the results anew from what it kept.",
+        ) from error
+
+
 def read_json_if_there(path: Path) -> dict[str, Any]:
     """The same, or nothing where there is no such file."""
-    found: dict[str, Any] = read_json(path) if path.is_file() else {}
-    return found
+    found = read_json(path) if path.is_file() else {}
+    return found if isinstance(found, dict) else {}
 
 
 def captioned(figures: Sequence[Path], captions: Mapping[str, str]) -> dict[str, tuple[str, str]]:

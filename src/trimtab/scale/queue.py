@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+
+from trimtab.parsing import read_json
 
 # Ended by something other than the command and its user: worth another try.
 KILLED = frozenset(("KILLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "BOOT_FAIL", "DEADLINE"))
@@ -53,7 +54,9 @@ def _ask(*words: str) -> list[str]:
 def ended(folder: Path | str, job: str) -> int | None:
     """The status its command ended with; None if it has not ended, or was killed."""
     path = Path(folder) / f"{job}_ended.json"
-    return int(json.loads(path.read_text("utf-8"))["status"]) if path.exists() else None
+    found = read_json(path) if path.exists() else {}
+    status = found.get("status") if isinstance(found, dict) else None
+    return status if isinstance(status, int) else None
 
 
 def kills(folder: Path | str, job: str) -> int:

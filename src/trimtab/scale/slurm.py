@@ -22,6 +22,7 @@ from typing import Any
 
 from trimtab.errors import RunError, UsageError, naming_the_extra
 from trimtab.files import reading
+from trimtab.parsing import lines, parse_json
 from trimtab.scale.queue import states, waits
 from trimtab.scale.work import KILLS, Command, Merge
 
@@ -144,8 +145,19 @@ def recorded(folder: Path) -> list[dict[str, Any]]:
     path = folder / RECORD
     if not path.exists():
         return []
-    with reading(path):
-        return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    with reading(path), path.open("rb") as file:
+        found = [parse_json(line, where) for where, line in lines(file, str(path))]
+    if not all(map(_is_record, found)):
+        raise UsageError(f"{path} is not the record of submitted jobs.", "Move it away.")
+    return found
+
+
+def _is_record(row: Any) -> bool:
+    known = isinstance(row, dict) and isinstance(row.get("job"), str)
+    return known and all(
+        isinstance(row.get(name), list) and all(isinstance(word, str) for word in row[name])
+        for name in ("words", "command")
+    )
 
 
 def jobs_folder(words: Sequence[str]) -> Path:

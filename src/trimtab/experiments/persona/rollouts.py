@@ -150,7 +150,7 @@ def read_table(path: str | Path, trait: str | None = None) -> pd.DataFrame:
     if absent := [name for name in wanted if name not in rows]:
         raise UsageError(
             f"{path} has no column {', '.join(map(repr, absent))}; "
-            f"it has {', '.join(map(str, rows.columns))}.",
+            f"it has {', '.join(map(str, rows.columns)):.200}.",
             "`trimtab persona evaluate` writes such a table; check the trait's name.",
         )
     for name in {trait, COHERENCE.name} & set(rows.columns):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from trimtab.reports.page import captioned, read_json, read_json_if_there, render
+from trimtab.reports.page import captioned, read_json, read_json_if_there, render, saved
 from trimtab.reports.refusal.figures import draw, draw_candidates
 
 CAPTIONS = {
@@ -26,11 +26,13 @@ PUBLISHED = {"refusal": "refusal_score", "steering": "steering_score", "kl": "kl
 def plot_candidates(evaluations: Path, folder: Path) -> list[Path]:
     """The three plots of a direction_evaluations.json, PNG and PDF. Returns the files."""
     rows: list[dict[str, Any]] = read_json(evaluations)
-    found = [
-        {"position": r["position"], "layer": r["layer"]} | {k: r[v] for k, v in PUBLISHED.items()}
-        for r in rows
-    ]
-    return draw_candidates(found, folder, None)
+    with saved(evaluations):
+        found = [
+            {"position": r["position"], "layer": r["layer"]}
+            | {k: r[v] for k, v in PUBLISHED.items()}
+            for r in rows
+        ]
+        return draw_candidates(found, folder, None)
 
 
 def write_refusal_report(run: Path) -> Path:

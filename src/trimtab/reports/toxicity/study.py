@@ -15,6 +15,7 @@ from trimtab.errors import UsageError
 from trimtab.experiments.toxicity.results import DEPTHS, SCHEMA, SUBSETS
 from trimtab.experiments.toxicity.results import depth as depth_of
 from trimtab.parsing import read_json
+from trimtab.reports.page import saved
 from trimtab.selection.statistics import Estimate, mean_interval, paired_difference
 
 SCHEMA_FAMILY = SCHEMA.rpartition("/")[0] + "/"
@@ -112,10 +113,13 @@ class Study:
                 "`trimtab run toxicity` makes one.",
             )
         results = read_json(path)
-        if isinstance(results, dict) and str(results.get("schema")).startswith(SCHEMA_FAMILY):
-            return _from_results(results)
-        if isinstance(results, dict) and "steering_results" in results:
-            return _from_published(results)
+        found = results if isinstance(results, dict) else {}
+        if str(found.get("schema", "")).startswith(SCHEMA_FAMILY):
+            with saved(path):
+                return _from_results(found)
+        if "steering_results" in found:
+            with saved(path):
+                return _from_published(found)
         raise UsageError(
             f"{path} is neither the results.json of a toxicity run nor a published "
             "experiment_results.json.",
