@@ -250,6 +250,8 @@ def _results() -> dict[str, Any]:
     refusal = _test_module("reports/test_refusal_report")
     finetune = _test_module("experiments/test_finetune_results")
     scores = {"challenging": {"toxicity_scores": [0.9, 0.5]}, "benign": {"toxicity_scores": [0, 0]}}
+    level = {"auc": 0.9, "auc_cheap": 0.8, "difference": [0.0, 1.5], "labels": [0, 1]}
+    screening = {"injected": 1, "rows": 2, "misaligned_1": level, "misaligned_2": level}
     same = {a: {b: 1.0 for b in ("dry", "warm")} for a in ("dry", "warm")}
     return {
         "toxicity": toxicity.results(),
@@ -264,7 +266,7 @@ def _results() -> dict[str, Any]:
             "traits": {name: persona._trait() for name in ("dry", "warm")},
         },
         "refusal": {"experiment": "refusal", **refusal.results()},
-        "finetune": {"experiment": "finetune", **finetune.made()},
+        "finetune": {"experiment": "finetune", **finetune.made(), "screening": screening},
     }  # fmt: skip
 
 

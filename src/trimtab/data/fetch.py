@@ -23,7 +23,7 @@ from trimtab.data.prompt import Prompt
 from trimtab.data.prompt_set import rank
 from trimtab.data.rows import Row, file_rows
 from trimtab.errors import RunError, UsageError
-from trimtab.files import reading, write_atomic
+from trimtab.files import reading, write_atomic, writing
 from trimtab.parsing import read_json
 
 DOWNLOADS = Path(__file__).parent / "downloads"
@@ -170,7 +170,8 @@ def _normalised(content: bytes, file: str, url: str, source: Mapping[str, Any]) 
     """[{instruction, category}] of one file."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / file
-        path.write_bytes(content)
+        with writing(path):
+            path.write_bytes(content)
         try:
             rows = [_row(row, where, source) for where, row in _kept(file_rows(path), source)]
         except UsageError as error:

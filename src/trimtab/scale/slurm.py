@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import datetime
 import itertools
-import json
 import re
 import shlex
 import subprocess
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.errors import RunError, UsageError, naming_the_extra
+from trimtab.experiments.unit_file import append
 from trimtab.files import reading
 from trimtab.parsing import lines, parse_json
 from trimtab.scale.queue import states, waits
@@ -219,10 +219,10 @@ def minutes(text: str) -> int:
 
 def _record(folder: Path, jobs: Sequence[tuple[str, list[str]]], command: list[str]) -> None:
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    with (folder / RECORD).open("a", encoding="utf-8") as file:
-        for job, words in jobs:
-            row = {"job": job, "words": words, "command": command, "submitted": now}
-            file.write(json.dumps(row) + "\n")
+    rows = [
+        {"job": job, "words": words, "command": command, "submitted": now} for job, words in jobs
+    ]
+    append(folder / RECORD, rows)
 
 
 def _values(words: Sequence[str], name: str) -> list[str]:
