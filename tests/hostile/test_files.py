@@ -40,6 +40,7 @@ from trimtab.experiments.persona.traits import read_trait
 from trimtab.experiments.refusal.files import read_completions, read_mean_diffs
 from trimtab.experiments.run_folder import RunFolder, config_hash
 from trimtab.experiments.shards import made
+from trimtab.experiments.unit_file import Units
 from trimtab.origin import read_origin
 from trimtab.reports import plot_candidates
 from trimtab.reports.toxicity.study import Study
@@ -158,7 +159,7 @@ def _manifest(path: Path) -> None:
 
 
 def _units(path: Path) -> None:
-    made(path.parent, path.name, [1, 2])
+    made(path.parent, Units(path.name, [1, 2]))
     _manifest(path)
 
 

@@ -87,6 +87,12 @@ def _read_manifest(path: Path) -> dict[str, Any] | None:
     kinds = {"config_hash": str, "status": str, "pins": dict, "steps": dict, "sessions": list}
     if not isinstance(found, dict) or not all(isinstance(found.get(k), kinds[k]) for k in kinds):
         raise _damaged(path)
+    steps = found["steps"].values()
+    if not isinstance(found.get("sums", {}), dict) or not all(
+        isinstance(step, dict) and isinstance(step.get("seconds"), float | int) and "status" in step
+        for step in steps
+    ):
+        raise _damaged(path)
     return found
 
 
