@@ -71,7 +71,7 @@ def test_missing_scores_are_counted_and_a_mean_of_too_few_is_not_measured(
     }  # fmt: skip
     (tmp_path / "results.json").write_text(json.dumps(results))
     text = write_persona_report(tmp_path).read_text()
-    assert "9 of 480 answers lack a score. 7: dry: status 400: &lt;policy&gt;; 2: dry: no" in text
+    assert "no score for 9 of 480 answers: dry: status 400: &lt;policy&gt; (7); dry: no" in text
     assert "not measured: 2 of 20 have a score" in text
 
 

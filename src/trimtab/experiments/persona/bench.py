@@ -150,10 +150,11 @@ class Bench:
         rows = self.folder.rows(file, made.sizes, judged, made_of=made.what)
         missing = sum(row[which] is None for row in rows for which in ("trait", "coherence"))
         if missing > (1 - LEAST_SCORED) * 2 * len(rows):
-            reasons = Counter(row["missing"] for row in rows if row["missing"]).most_common(2)
+            reasons = Counter(row["missing"] for row in rows if row["missing"])
+            why = reasons.most_common(1)[0][0]
             raise RunError(
                 f"Not measured: the judge {self.judge.name} gave no score for {missing} of "
-                f"{2 * len(rows)} judgements of {name} ({'; '.join(why for why, _ in reasons)}).",
+                f"{2 * len(rows)} judgements of {name} (most often {why}).",
                 "Choose another judge; or, if this one has been put right, remove "
                 f"{self.folder.path / file}, and the same command asks again.",
             )
