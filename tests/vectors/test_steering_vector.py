@@ -188,7 +188,7 @@ def test_vectors_of_different_models_do_not_mix() -> None:
             operation(vector(torch.ones(6, 3)))
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 10**400, -(10**400)])
 def test_factors_are_finite_numbers(bad: float) -> None:
     v = vector(torch.ones(2, 3))
     with pytest.raises(UsageError):

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from trimtab.activations.positions import Positions, Tokens, as_positions
-from trimtab.errors import RunError, UsageError
+from trimtab.errors import RunError, UsageError, shown
 from trimtab.interventions.direction import row
 from trimtab.interventions.sites import Site
 from trimtab.models import LanguageModel
@@ -71,7 +71,7 @@ def check_number(name: str, value: float) -> None:
     except OverflowError:  # an int that is too large for a float
         finite = False
     if not finite:
-        raise UsageError(f"The {name} should be a finite number, found {value!r:.40}.")
+        raise UsageError(f"The {name} should be a finite number, found {shown(value)}.")
 
 
 def overflows(numbers: Float[Tensor, "r p"]) -> Bool[Tensor, " r"]:

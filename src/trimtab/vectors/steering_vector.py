@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from trimtab.errors import UsageError
+from trimtab.errors import UsageError, shown
 from trimtab.vectors import storage
 from trimtab.vectors.provenance import ModelLike, Provenance, require_model
 
@@ -218,8 +218,8 @@ class SteeringVector:
         """
         if not isinstance(factor, Real) or isinstance(factor, bool):
             return NotImplemented
-        if not math.isfinite(factor):
-            raise UsageError(f"A steering vector cannot be multiplied by {factor}.")
+        if not is_finite(factor):
+            raise UsageError(f"A steering vector cannot be multiplied by {shown(factor)}.")
         origin = self.provenance.flipped() if factor < 0 else self.provenance
         return SteeringVector(self.values * float(factor), origin)
 
@@ -233,8 +233,8 @@ class SteeringVector:
         """
         if not isinstance(divisor, Real) or isinstance(divisor, bool):
             return NotImplemented
-        if divisor == 0 or not math.isfinite(divisor):
-            raise UsageError(f"A steering vector cannot be divided by {divisor}.")
+        if divisor == 0 or not is_finite(divisor):
+            raise UsageError(f"A steering vector cannot be divided by {shown(divisor)}.")
         origin = self.provenance.flipped() if divisor < 0 else self.provenance
         return SteeringVector(self.values / float(divisor), origin)
 
@@ -252,7 +252,12 @@ class SteeringVector:
         """A control: at every layer a random direction of this vector's norm.
 
         Each row is drawn on its own, uniformly over directions, from a CPU generator with `seed`.
+
+        Raises:
+            UsageError: The seed has more than 63 bits.
         """
+        if abs(seed) >= 2**63:
+            raise UsageError(f"A seed has at most 63 bits; found {shown(seed)}.")
         generator = torch.Generator("cpu").manual_seed(seed)
         noise = torch.randn(self.values.shape, generator=generator, dtype=torch.float64)
         unit = noise / _norms(noise)[:, None]
@@ -318,6 +323,14 @@ class SteeringVector:
         )
 
 
+def is_finite(number: Real) -> bool:
+    """Whether it is finite as a float, which a whole number may be too large for."""
+    try:
+        return math.isfinite(number)
+    except OverflowError:
+        return False
+
+
 def checked_layer(layer: int, n_layers: int) -> int:
     """`layer` as an int, if it is one of 0..n_layers.
 
@@ -330,8 +343,8 @@ def checked_layer(layer: int, n_layers: int) -> int:
         index = -1
     if isinstance(layer, bool) or not 0 <= index <= n_layers:
         raise UsageError(
-            f"Layer {layer!r} does not exist: the layers are 0 (embeddings) to {n_layers} (output "
-            "of the last block).",
+            f"Layer {shown(layer)} does not exist: the layers are 0 (embeddings) to {n_layers} "
+            "(output of the last block).",
             "Give one of these.",
         )
     return index
