@@ -8,6 +8,9 @@ import pytest
 import torch
 
 from trimtab.cli import main
+from trimtab.experiments.refusal import files
+from trimtab.models import load
+from trimtab.selection.candidates import Candidate
 from trimtab.vectors.formats.refusal import RefusalDirection, write_refusal
 
 
@@ -132,6 +135,33 @@ def test_vectors_of_another_model_are_refused(
              "--out", str(tmp_path)]  # fmt: skip
     assert main(words) == 2
     assert "[2, 3, 4]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("step", ["select", "complete", "loss"])
+def test_directions_of_another_model_of_the_same_shape_are_refused(
+    given: tuple[str, Path, dict], capsys: pytest.CaptureFixture[str], tmp_path: Path, step: str
+) -> None:
+    """A step takes its model and the file of an earlier step; the two may not belong together."""
+    model, folder, _ = given
+    other = tmp_path / "other"
+    lm = load(model, device="cpu")
+    lm.model.get_input_embeddings().weight.data += 0.01
+    lm.model.save_pretrained(other)
+    lm.tokenizer.save_pretrained(other)
+    sets = ["--harmful", str(folder / "harmful_val.json"),
+            "--harmless", str(folder / "harmless_val.json")]  # fmt: skip
+    out = ["--out", str(tmp_path)]
+    assert main(["refusal", "directions", "--model", model, *sets, *out]) == 0
+    found = files.read_mean_diffs(tmp_path / "mean_diffs.pt")
+    files.write_choice(Candidate(-1, 1, 0.0, 0.0, 0.0), found, tmp_path, load(model, device="cpu"))
+    words = {
+        "select": ["--directions", str(tmp_path / "mean_diffs.pt"), "--refusal-tokens", "40",
+                   "--no-prompt-filter", *sets],
+        "complete": ["--direction", str(tmp_path), *sets, "--max-new-tokens", "2"],
+        "loss": ["--direction", str(tmp_path / "direction.pt")],
+    }[step]  # fmt: skip
+    assert main(["refusal", step, "--model", str(other), *words, *out]) == 2
+    assert "was made on another model" in capsys.readouterr().err
 
 
 def test_a_backend_that_is_not_installed_is_named(

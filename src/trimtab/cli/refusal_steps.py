@@ -61,6 +61,7 @@ def directions(
         _, bad, good = _filtered(lm, bad, good, refusal_tokens, True)
     found = mean_differences(lm, bad, good)
     write_tensor(out / files.MEAN_DIFFS, found)
+    files.write_model(out / files.MEAN_DIFFS, lm)
     print(f"directions: {out / files.MEAN_DIFFS} {list(found.shape)}, from {len(bad)} harmful and "
           f"{len(good)} harmless prompts")  # fmt: skip
 
@@ -116,7 +117,7 @@ def select(
     lm, bad, good = _opened(model, harmful, harmless, chat_template, backend)
     tokens, bad, good = _filtered(lm, bad, good, refusal_tokens, prompt_filter)
     diffs = files.read_mean_diffs(directions)
-    files.check_fits(diffs, lm)
+    files.check_fits(diffs, lm, directions)
     limits = candidates.Thresholds() if thresholds else candidates.Thresholds(None, None)
     found = candidates.evaluate(
         lm, diffs, bad, good, tokens, thresholds=limits, exhaustive=exhaustive
@@ -126,7 +127,7 @@ def select(
     if all(c.dropped for c in found):
         print(files.filtered_out(found), file=sys.stderr)
     chosen = candidates.select(found)
-    files.write_choice(chosen, diffs, out)
+    files.write_choice(chosen, diffs, out, lm)
     print(f"chosen: position {chosen.position}, layer {chosen.layer}; {out / 'direction.pt'}")
 
 
@@ -177,7 +178,7 @@ def complete(
         max_new_tokens = RefusalConfig.read({"model": model}).max_new_tokens
     chosen = read_refusal(direction)
     lm, bad, good = _opened(model, harmful, harmless, chat_template, backend)
-    files.check_fits(chosen.direction, lm)
+    files.check_fits(chosen.direction, lm, direction)
     sets = {files.set_name(harmful): bad, files.HARMLESS: good}
     for (name, prompts), arms in zip(
         sets.items(), files.arms(chosen.direction, chosen.layer), strict=True
@@ -293,7 +294,7 @@ def loss(
     from trimtab.vectors.formats.refusal import read_refusal
 
     chosen, lm = read_refusal(direction), as_run(load(model), chat_template, backend)
-    files.check_fits(chosen.direction, lm)
+    files.check_fits(chosen.direction, lm, direction)
     found = measured.evaluate(lm, chosen, text, instructions, completions, texts, tokens)
     for label, value in found.items():
         files.write_json(out / f"{label}_loss_eval.json", value)

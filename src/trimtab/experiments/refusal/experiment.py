@@ -93,7 +93,7 @@ def _steps(bench: Bench) -> None:
     with folder.step("selection"):
         candidates = _selection(bench, sets, directions, filtering["tokens"]["ids"])
         chosen = select(candidates)
-        files.write_choice(chosen, directions, folder.path)
+        files.write_choice(chosen, directions, folder.path, bench.lm)
     direction = directions[chosen.position, chosen.layer]
     with folder.step("harmful completions"):
         made: Completions = {}

@@ -16,10 +16,11 @@ from trimtab.files import write_atomic
 from trimtab.generation import Completion
 from trimtab.interventions import Ablate, Add, Intervention
 from trimtab.models import LanguageModel
+from trimtab.origin import differences, read_origin, write_origin
 from trimtab.parsing import read_json
 from trimtab.scoring.jailbreak import JailbreakJudge
 from trimtab.selection.candidates import Candidate, dropped, nearest
-from trimtab.vectors.formats.refusal import RefusalDirection, write_refusal
+from trimtab.vectors.formats.refusal import DIRECTION, RefusalDirection, write_refusal
 from trimtab.vectors.formats.torch_file import read_tensor
 
 JSON = dict[str, Any]
@@ -56,10 +57,18 @@ def write_evaluations(candidates: Sequence[Candidate], folder: Path) -> None:
         write_atomic(folder / FELL, filtered_out(candidates))
 
 
-def write_choice(chosen: Candidate, directions: Float[Tensor, "p n d"], folder: Path) -> None:
+def write_choice(
+    chosen: Candidate, directions: Float[Tensor, "p n d"], folder: Path, lm: LanguageModel
+) -> None:
     """direction.pt (float64, not normalised) and direction_metadata.json."""
     direction = directions[chosen.position, chosen.layer]
     write_refusal(RefusalDirection(direction, chosen.position, chosen.layer), folder)
+    write_model(folder / DIRECTION, lm)
+
+
+def write_model(path: Path, lm: LanguageModel) -> None:
+    """Beside directions, which the published files do not say: the model they were made on."""
+    write_origin(path.with_suffix(".origin.json"), {"model": lm.fingerprint})
 
 
 def filtered_out(candidates: Sequence[Candidate]) -> str:
@@ -95,14 +104,25 @@ def published_rows(completions: Sequence[Completion]) -> list[JSON]:
     ]
 
 
-def check_fits(directions: Float[Tensor, "... d"], lm: LanguageModel) -> None:
-    """Raise UsageError where the directions are not of the model's width and depth."""
+def check_fits(directions: Float[Tensor, "... d"], lm: LanguageModel, path: Path) -> None:
+    """Check that the directions of a file, or of a folder with direction.pt, are of this model.
+
+    Raises:
+        UsageError: They have another width or depth, or were made on another model.
+    """
     shape = list(directions.shape)
     if shape[-1] != lm.d_model or (len(shape) == 3 and shape[1] != lm.n_layers):
         raise UsageError(
             f"The directions have the shape {shape}; {lm.name} has {lm.n_layers} layers of width "
             f"{lm.d_model}.",
             "Use the model the directions were made on.",
+        )
+    file = path / DIRECTION if path.is_dir() else path
+    known = read_origin(file.with_suffix(".origin.json"))  # the published code writes none
+    if known is not None and (different := differences(known, {"model": lm.fingerprint})):
+        raise UsageError(
+            f"{file} was made on another model: {different}.",
+            "Use the model the directions were made on, or make them again.",
         )
 
 
