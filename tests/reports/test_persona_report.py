@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 
 from trimtab.errors import UsageError
 from trimtab.reports import write_report
+from trimtab.reports.persona.figures import draw
 from trimtab.reports.persona.report import write_persona_report
 
 
@@ -109,6 +111,60 @@ def test_every_row_of_the_tables_has_its_own_cell(
     effects = ["63.0 [58.0, 68.0]", "2.0", "0.0010", "-70.0 [-75.0, -65.0]", "0.987", "3"]
     assert ["dry", *effects] in table
     assert ["dry", "7", "9", "2 with an empty answer"] in table
+
+
+def test_no_title_of_a_one_trait_run_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Figure] = []
+
+    def keep(one: Figure, *_: Any) -> list[Path]:
+        one.canvas.draw()
+        drawn.append(one)
+        return []
+
+    monkeypatch.setattr("trimtab.reports.persona.figures.save", keep)
+    results = {"traits": {"sycophantic": _trait()}, "cosines": {}}
+    draw(results, Path())
+    assert len(drawn) == 4
+    for one in drawn:
+        for text in (*one.texts, *(axes.title for axes in one.axes)):
+            box = text.get_window_extent()
+            assert box.x0 >= 0, text.get_text()
+            assert box.x1 <= one.bbox.x1, text.get_text()
+            assert box.y1 <= one.bbox.y1, text.get_text()
+
+
+def test_a_trait_for_which_nothing_qualifies_is_marked_and_its_sweep_is_shown(
+    tmp_path: Path,
+) -> None:
+    nothing = {
+        "outcome": "nothing qualifies", "reason": "No layer keeps the coherence.", "chosen": None,
+        "missing": {"answers": 9, "without": 0, "reasons": {}},
+    } | {key: _trait()[key] for key in ("kept", "norms", "sweep")}  # fmt: skip
+    measured = _trait() | {
+        "outcome": "measured", "reason": "",
+        "loss": {"change": 0.123, "kl": 0.045, "cross_entropy": 1.0, "tokens": 9},
+        "random": {"n": 20, "as_good": 3, "greatest": 9.0, "p": 0.19, "statement": "So it is."},
+    }  # fmt: skip
+    measured["test"]["smallest_detectable"] = 16.7
+    no_vector = {"outcome": "no vector", "reason": "Too few rows."}
+    results = {
+        "experiment": "persona", "config": {"seed": 1, "ordinary_text": "completions"},
+        "model": {"name": "toy"}, "judge": {"name": "village"}, "warnings": ["warm: look out."],
+        "traits": {"dry": nothing, "warm": measured, "wet": no_vector},
+        "cosines": {str(n): {a: {b: 1.0 for b in ("dry", "warm")} for a in ("dry", "warm")}
+                    for n in (1, 2)},
+    }  # fmt: skip
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    text = write_report(tmp_path).read_text()
+    for words in ("warm: look out.", "dry<b>nothing qualifies</b>", "wet<b>no vector</b>",
+                  "No layer keeps the coherence.", "12 → 75", "So it is."):  # fmt: skip
+        assert words in text
+    assert (
+        "<tr><td>warm</td><td>+9.0</td><td>3</td><td>20</td><td>0.190</td><td>16.7</td>"
+        "<td>+0.123</td><td>0.045</td></tr>"
+    ) in text
+    drawn = {path.stem for path in (tmp_path / "plots").glob("*.png")}
+    assert drawn == {"norms", "sweep", "steering", "separation", "cosines"}
 
 
 def test_an_unfinished_run_has_no_page(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from trimtab.cli import main
 from trimtab.errors import UsageError
 from trimtab.reports import plot, write_comparison, write_report
 from trimtab.reports.toxicity.study import Study
@@ -215,6 +216,66 @@ def test_ten_published_blocks_are_thirds_of_three_three_and_four(tmp_path):
     expected = {"early": (0 + 1 + 2) / 3, "middle": (3 + 4 + 5) / 3, "late": (6 + 7 + 8 + 9) / 4}
     assert {k: p.mean * 20 for k, p in depth.items()} == pytest.approx(expected)
     assert {p.n for p in depth.values()} == {4}  # a prompt counts once, one without score not
+
+
+def test_layers_of_a_published_file_are_told_with_what_it_lacks(tmp_path, capsys):
+    file = tmp_path / "experiment_results.json"
+    layers = {
+        str(b): {alpha: {"challenging": {"toxicity_scores": [0.9 - b * float(alpha) / 20] * 8}}
+                 for alpha in ("-1.0", "1.0")}
+        for b in range(6)
+    }  # fmt: skip
+    whole = {
+        "baseline_results": {"challenging": {"toxicity_scores": [0.9, 0.8] * 4}},
+        "steering_results": None, "config": {"model_name": "m"},
+        "layer_analysis_results": {"layer_results": layers},
+    }  # fmt: skip
+    file.write_text(json.dumps(whole))
+    assert main(["layers", "--load-existing", str(file)]) == 0
+    said = capsys.readouterr().out
+    assert "best: layer 6 (block 5), coefficient 1" in said
+    assert "0.200 [" in said  # 0.85 unsteered, 0.65 steered
+    assert "thirds of depth at coefficient 1: early" in said
+    assert "not in this file: side effects" in said
+    assert (tmp_path / "plots/detailed_layer_heatmap.png").is_file()
+    for change, words in (
+        ({"layer_analysis_results": None}, "no layer analysis"),
+        ({"baseline_results": None}, "unsteered scores"),
+    ):
+        file.write_text(json.dumps(whole | change))
+        assert main(["layers", "--load-existing", str(file)]) == 2
+        assert words in capsys.readouterr().err
+    file.write_text(json.dumps(whole))
+    assert main(["layers", "--load-existing", str(file), "--benign-size", "3"]) == 2
+    assert "cannot be changed" in capsys.readouterr().err
+
+
+def test_layers_of_a_runs_own_results_name_its_folder(run, capsys):
+    assert main(["layers", "--load-existing", str(run / "results.json")]) == 2
+    assert f"--load-existing {run}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("experiment", ["cooking", None, ["toxicity"]])
+def test_an_experiment_without_a_page_is_an_error_that_names_it(tmp_path, experiment):
+    (tmp_path / "results.json").write_text(json.dumps(results() | {"experiment": experiment}))
+    with pytest.raises(UsageError, match="which has no page"):
+        write_report(tmp_path)
+
+
+def test_results_of_another_experiment_are_not_drawn_as_toxicity(tmp_path):
+    file = tmp_path / "results.json"
+    file.write_text(json.dumps({"schema": "trimtab/refusal/1", "experiment": "refusal"}))
+    with pytest.raises(UsageError, match="name its folder"):
+        plot(file)
+
+
+def test_results_of_an_older_version_still_have_a_page(tmp_path):
+    found = results()
+    del found["random"]["as_good"], found["random"]["statement"]
+    (tmp_path / "results.json").write_text(json.dumps(found))
+    assert (
+        "0 of 3 random directions of the same norm do as well" in write_report(tmp_path).read_text()
+    )
 
 
 def test_comparison_has_a_row_a_run(run, tmp_path):

@@ -30,7 +30,8 @@ def layers(
     set
         Single settings, such as --set k=10 temperature=0; they override the file's.
     load_existing
-        The folder of a toxicity run, whose model, prompts and vectors are used.
+        The folder of a toxicity run, whose model, prompts and vectors are used; or a published
+        experiment_results.json or layer_analysis_results.json, whose analysis is shown as it is.
     challenging_size
         Challenging development prompts to steer.
     benign_size
@@ -46,7 +47,7 @@ def layers(
     from trimtab.experiments.toxicity import experiment as toxicity
     from trimtab.experiments.toxicity.config import ToxicityConfig
     from trimtab.parsing import read_json
-    from trimtab.reports import plot
+    from trimtab.reports import layers_of_file, plot
 
     given = settings(recipe, config, set or (), setting, "toxicity") | (
         {"model": model} if model else {}
@@ -56,6 +57,14 @@ def layers(
             f"An existing run keeps its settings; found {', '.join(given)} beside --load-existing.",
             "Only --challenging-size and --benign-size may go with it.",
         )
+    if load_existing and load_existing.is_file():
+        if challenging_size or benign_size:
+            raise UsageError(
+                f"The analysis in {load_existing} has its prompts, and they cannot be changed.",
+                "Leave out --challenging-size and --benign-size, or name a run folder.",
+            )
+        print("\n".join(layers_of_file(load_existing)))
+        return
     with progress() as tell:
         if load_existing:
             folder = toxicity.layers_of(

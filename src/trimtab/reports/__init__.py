@@ -7,9 +7,15 @@ from trimtab.reports.finetune.report import write_finetune_report
 from trimtab.reports.page import read_json
 from trimtab.reports.persona.report import write_persona_report
 from trimtab.reports.refusal.report import plot_candidates, write_refusal_report
-from trimtab.reports.toxicity.report import plot, write_comparison, write_toxicity_report
+from trimtab.reports.toxicity.report import (
+    layers_of_file,
+    plot,
+    write_comparison,
+    write_toxicity_report,
+)
 
 __all__ = [
+    "layers_of_file",
     "plot",
     "plot_candidates",
     "write_comparison",

@@ -65,7 +65,7 @@ class ToxicityConfig(ModelConfig):
     """The layer swept on test prompts: chosen on development prompts, or n // 2 as published
     (block n // 2, residual index n // 2 + 1), or a residual index."""
     max_loss_increase: Annotated[float, Field(gt=0)] = 0.3
-    """The bound on side effects for a cell to be chosen: nats a token on ordinary text."""
+    """The bound on side effects for a cell to be chosen: nats per token on ordinary text."""
     max_repetition_increase: Annotated[float, Field(gt=0)] = 0.1
     """And how much larger a share of its completions may go in circles."""
     random_controls: Annotated[int, Field(ge=0)] = 20

@@ -154,7 +154,7 @@ def choose(config: ToxicityConfig, layers: JSON, allowed: Sequence[int]) -> JSON
     warning = ""
     if not eligible:
         warning = (
-            f"no cell kept its side effects within {config.max_loss_increase} nats a token and "
+            f"no cell kept its side effects within {config.max_loss_increase} nats per token and "
             f"{config.max_repetition_increase:.0%} more repetition; the one of least loss change "
             "that lowers the score was taken"
         )
@@ -174,8 +174,8 @@ def choose(config: ToxicityConfig, layers: JSON, allowed: Sequence[int]) -> JSON
     return {
         "layer": best["layer"], "block": best["block"], "coefficient": best["coefficient"],
         "rule": "lowest mean score of challenging development prompts among the cells whose "
-        f"cross-entropy on ordinary text rises by at most {config.max_loss_increase} nats a token "
-        f"and whose repetitive completions by at most {config.max_repetition_increase:.0%}"
+        f"cross-entropy on ordinary text rises by at most {config.max_loss_increase} nats per "
+        f"token and whose repetitive completions by at most {config.max_repetition_increase:.0%}"
         + ("" if config.target_layer == "auto" else f", at target layer {config.target_layer}"),
         "eligible": len(eligible), "candidates": len(cells),
         "development": best["subsets"]["challenging"], "warning": warning,

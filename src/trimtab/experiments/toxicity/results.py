@@ -51,7 +51,7 @@ class EffectJSON(EstimateJSON):
 
 
 class LossJSON(TypedDict):
-    """Side effects on ordinary text, in nats a token."""
+    """Side effects on ordinary text, in nats per token."""
 
     cross_entropy: float  # steered
     change: float  # steered minus unsteered
@@ -123,7 +123,7 @@ class SweepCell(TypedDict):
     distinct_1: float  # distinct words / words, within a completion, mean over completions
     distinct_2: float
     repetition: float  # share of completions whose distinct_2 is below 0.5
-    log_probability: float | None  # mean log-probability a token under the unsteered model
+    log_probability: float | None  # mean log-probability per token under the unsteered model
     finished: float  # share of completions that ended by themselves
     tokens: float  # mean length
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 from trimtab.errors import UsageError
 from trimtab.reports.page import picture, read_json, read_json_if_there, render
 from trimtab.reports.toxicity.figures import draw
-from trimtab.reports.toxicity.study import Study
+from trimtab.reports.toxicity.study import Point, Study
+from trimtab.selection import guards
+from trimtab.selection.statistics import Estimate
 
 CAPTIONS = {
     "alpha_sweep_results": "Every coefficient at the chosen layer, on test prompts. Bands are 95 % "
@@ -45,6 +48,55 @@ def plot(source: Path, output: Path | None = None) -> list[Path]:
             "Finish the run first: the same `trimtab run` command continues it.",
         )
     return files
+
+
+def layers_of_file(source: Path) -> list[str]:
+    """What the layer analysis in a published file shows, one line each; draws its figures.
+
+    Args:
+        source: A published experiment_results.json or layer_analysis_results.json.
+
+    Returns:
+        The best cell and the thirds of depth, with intervals; what the file does not tell; and, as
+        the last line, where the figures are.
+
+    Raises:
+        UsageError: It is no such file, or has no layer analysis with unsteered scores.
+    """
+    study = Study.read(source)
+    if study.loss_bound is not None:
+        raise UsageError(
+            f"{source} is the results of a run, not a published file.",
+            f"Name the run's folder: --load-existing {source.parent}.",
+        )
+    cells = [e for e in study.layer_effects if "challenging" in e.effect]
+    known = [e for e in cells if not math.isnan(e.effect["challenging"].mean)]
+    if not known:
+        raise UsageError(
+            f"{source} has no layer analysis with the unsteered scores it is compared with.",
+            "It cannot be made from this file, which has no vectors: name the run folder, or run "
+            "`trimtab layers --model M`.",
+        )
+    best = min(known, key=lambda e: (-e.effect["challenging"].mean, e.layer, e.coefficient))
+    thirds = "; ".join(f"{name} {_effect(point)}" for name, point in study.depth.items())
+    return [
+        f"best: layer {best.layer} (block {best.layer - 1}), coefficient {best.coefficient:g}",
+        f"effect there, unsteered minus steered: {_effect(best.effect['challenging'])}",
+        *(
+            [f"thirds of depth at coefficient {study.reference_coefficient:g}: {thirds}"]
+            * bool(thirds)
+        ),
+        "not in this file: side effects, so the best cell is not bounded by them; prompts that did "
+        "not make the vectors; the vectors, so nothing can be computed anew",
+        f"plots: {plot(source)[0].parent}",
+    ]
+
+
+def _effect(point: Point) -> str:
+    low, high = (math.nan if end is None else end for end in (point.low, point.high))
+    effect = Estimate(point.mean, low, high, point.n)
+    shown = guards.direction(effect, positive="a lower score", negative="a higher score")
+    return f"{guards.stated(effect.mean, effect)}, {shown}"
 
 
 def write_toxicity_report(run: Path) -> Path:

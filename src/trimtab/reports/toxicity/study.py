@@ -19,6 +19,7 @@ from trimtab.reports.page import saved
 from trimtab.selection.statistics import Estimate, mean_interval, paired_difference
 
 SCHEMA_FAMILY = SCHEMA.rpartition("/")[0] + "/"
+LAYERS = "layer_analysis_results"  # the published key
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class LayerEffect:
     layer: int
     coefficient: float
     effect: Mapping[str, Point]
-    loss_change: float | None = None  # nats a token on ordinary text
+    loss_change: float | None = None  # nats per token on ordinary text
     eligible: bool = True
 
 
@@ -100,7 +101,8 @@ class Study:
 
     @classmethod
     def read(cls, source: Path) -> Study:
-        """Read a run folder, results.json or a published experiment_results.json.
+        """Read a run folder, results.json, or a published experiment_results.json or
+        layer_analysis_results.json.
 
         Raises:
             UsageError: There is no such file, or it is neither of the two formats.
@@ -117,14 +119,14 @@ class Study:
         if str(found.get("schema", "")).startswith(SCHEMA_FAMILY):
             with saved(path):
                 return _from_results(found)
-        if "steering_results" in found:
+        if {"steering_results", LAYERS} & set(found):
             with saved(path):
                 return _from_published(found)
         raise UsageError(
             f"{path} is neither the results.json of a toxicity run nor a published "
             "experiment_results.json.",
-            f"Those have a 'schema' of {SCHEMA_FAMILY} or the key 'steering_results'; for a run of "
-            "another experiment name its folder.",
+            f"Those have a 'schema' of {SCHEMA_FAMILY}, 'steering_results' or '{LAYERS}'; for a "
+            "run of another experiment name its folder.",
         )
 
 
@@ -175,7 +177,7 @@ def _from_results(r: Mapping[str, Any]) -> Study:
 
 def _from_published(r: Mapping[str, Any]) -> Study:
     """The published file keeps every score, so means get the intervals it did not report."""
-    base, steering = r.get("baseline_results", {}), r["steering_results"]
+    base, steering = r.get("baseline_results") or {}, r.get("steering_results") or {}
     scores = {s: base.get(s, {}).get("toxicity_scores", []) for s in SUBSETS}
     sweep: dict[str, list[tuple[float, Point]]] = {s: [] for s in SUBSETS}
     effects: dict[str, list[tuple[float, Point]]] = {s: [] for s in SUBSETS}
@@ -189,9 +191,10 @@ def _from_published(r: Mapping[str, Any]) -> Study:
                 effects[s].append((float(alpha), Point.of(paired)))
     lowest = [(p.mean, c) for c, p in sweep["challenging"]]
     target = steering.get("target_layer")
-    analysis = r.get("layer_analysis_results") or {}
+    analysis = r.get(LAYERS) or {}
+    config = r.get("config") or r.get("experiment_config") or {}
     return Study(
-        model=str(r.get("config", {}).get("model_name", "unknown model")),
+        model=str(config.get("model_name", "unknown model")),
         scorer="toxicity",
         low=0.0,
         high=1.0,
