@@ -1,8 +1,10 @@
 """Errors a user can act on: what was expected, what was found, and what fixes it."""
 
 import contextlib
+import importlib.util
 import re
 import reprlib
+import sys
 from collections.abc import Iterator
 from importlib import metadata
 from typing import Any
@@ -52,6 +54,17 @@ def missing_package(error: ImportError) -> UsageError | None:
                 f"Install it with: pip install 'trimtab[{extra[1]}]'.",
             )
     return None
+
+
+def require(package: str) -> None:
+    """Refuse to begin without a package of one of our extras; it is not imported.
+
+    Raises:
+        UsageError: It is not installed.
+    """
+    if package not in sys.modules and importlib.util.find_spec(package) is None:
+        absent = ModuleNotFoundError(f"No module named {package!r}", name=package)
+        raise missing_package(absent) or UsageError(f"The package {package} is not installed.")
 
 
 @contextlib.contextmanager

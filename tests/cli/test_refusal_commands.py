@@ -85,7 +85,8 @@ def test_the_steps_one_by_one_give_the_published_numbers(
     assert found["substring_matching_per_category"] == {"a": 1.0}
 
     own = done / "harmless_baseline_completions.json"
-    words = ["refusal", "loss", "--model", model, "--direction", str(out), "--texts", "4"]
+    words = ["refusal", "loss", "--model", model, "--direction", str(out), "--texts", "4",
+             "--text", "village/scenes:test", "--instructions", "village/chats:test"]  # fmt: skip
     assert main([*words, "--completions", str(own), "--out", str(folder / "loss")]) == 0
     found = json.loads((folder / "loss/ablation_loss_eval.json").read_text())
     assert set(found) == {"pile", "alpaca", "alpaca_custom_completions"}
@@ -158,7 +159,8 @@ def test_directions_of_another_model_of_the_same_shape_are_refused(
         "select": ["--directions", str(tmp_path / "mean_diffs.pt"), "--refusal-tokens", "40",
                    "--no-prompt-filter", *sets],
         "complete": ["--direction", str(tmp_path), *sets, "--max-new-tokens", "2"],
-        "loss": ["--direction", str(tmp_path / "direction.pt")],
+        "loss": ["--direction", str(tmp_path / "direction.pt"), "--text", "village/scenes:test",
+                 "--instructions", "village/chats:test"],
     }[step]  # fmt: skip
     assert main(["refusal", step, "--model", str(other), *words, *out]) == 2
     assert "was made on another model" in capsys.readouterr().err

@@ -111,6 +111,8 @@ def test_each_model_of_a_command_is_run(
     def run(config: Any, runs: Path, tell: Any) -> Path:
         return runs / f"{config.model}-{config.seed}"
 
+    monkeypatch.chdir(tmp_path)
+    Path("hamlet").symlink_to(str(files("trimtab.village") / "weights"))
     monkeypatch.setattr(f"trimtab.experiments.{experiment}.experiment.run", run)
     monkeypatch.setattr("trimtab.reports.write_report", lambda folder: folder / "report.html")
     words = ["run", experiment, "--model", "village", "--model", "hamlet", "--runs", str(tmp_path)]

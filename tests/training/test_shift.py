@@ -108,7 +108,8 @@ def test_the_command_compares_before_with_after(
     out = place / "shift.json"
     words = ["persona", "shift", "--base", base, "--tuned", str(place / "adapter"), "--vector",
              str(place / "v.safetensors"), "--layer", str(LAYER), "--trait", "wicked", "--n", "2",
-             "--max-new-tokens", "6", "--out", str(out)]  # fmt: skip
+             "--max-new-tokens", "6", "--out", str(out), "--judge", "village",
+             "--prompts", "village/questions", "--text", "village/plain"]  # fmt: skip
     assert main(words) == 0, capsys.readouterr().err
     said = capsys.readouterr().out
     found = json.loads(out.read_text(encoding="utf-8"))

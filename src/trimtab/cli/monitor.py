@@ -29,7 +29,7 @@ def monitor(
     allow_other_model
         Accept a vector of another model of the same shape.
     """
-    from trimtab.cli.project import opened
+    from trimtab.cli.project import first_look, opened
     from trimtab.directions.conversation import drift, read_conversations
     from trimtab.directions.projection import Axis
     from trimtab.files import write_atomic
@@ -38,6 +38,7 @@ def monitor(
     from trimtab.tables import csv_text
 
     conversations = read_conversations(file)
+    first_look(model, [vector], [layer], chats=True)
     lm = load(model)
     axis = Axis(opened(lm, vector, [layer]), layer, allow_other_model)
     turns = drift(lm, conversations, axis)

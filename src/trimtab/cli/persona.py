@@ -27,7 +27,7 @@ def evaluate(
     coefficient: Annotated[float, Parameter(alias="--alpha")] = 0.0,
     positions: Positions = "response",
     adapter: str | None = None,
-    judge: str = "village",
+    judge: str | None = None,
     judge_url: str | None = None,
     judge_cache: Path | None = None,
     dry_run: bool = False,
@@ -73,7 +73,7 @@ def evaluate(
     adapter
         A PEFT adapter.
     judge
-        village, openai:MODEL or hf:MODEL.
+        village, openai:MODEL or hf:MODEL; left out: village for the village, else gpt-4.1-mini.
     judge_url
         An OpenAI-compatible endpoint.
     judge_cache
@@ -144,6 +144,8 @@ def extract(
     backend
         What reads the activations; transformer_lens and vllm are extras.
     """
+    from trimtab.experiments.checks import check_model
+    from trimtab.experiments.config import ModelConfig
     from trimtab.experiments.persona import extraction
     from trimtab.experiments.persona.rollouts import read_table
     from trimtab.generation.backends import model_of, reader
@@ -154,6 +156,8 @@ def extract(
     extraction.keep(
         with_trait, without, trait, threshold
     )  # a mistake shows before the model is loaded
+    config = ModelConfig.read({"model": model, "adapter": adapter, "backend": backend})
+    check_model(config, chats=True)
     lm = load(model, adapter=adapter)
     use_one_thread_if_small(lm)
     found = extraction.extract(
@@ -174,7 +178,7 @@ def sweep(
     positions: Positions = "response",
     coherence_share: float = 0.75,
     n_per_question: int = 1,
-    judge: str = "village",
+    judge: str | None = None,
     judge_url: str | None = None,
     max_new_tokens: int = 96,
     seed: int = 0,
@@ -205,7 +209,7 @@ def sweep(
     n_per_question
         Answers to each question in each cell.
     judge
-        village, openai:MODEL or hf:MODEL.
+        village, openai:MODEL or hf:MODEL; left out: village for the village, else gpt-4.1-mini.
     judge_url
         An OpenAI-compatible endpoint.
     max_new_tokens

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from trimtab.data import Prompt
+    from trimtab.errors import UsageError
     from trimtab.models import LanguageModel
     from trimtab.vectors import SteeringVector
 
@@ -57,6 +59,7 @@ def project(
     answers = read_answers(file)
     names = column_names(model, vector, kind, layer)
     answers.with_columns({n: [0.0] * len(answers.answers) for n in names}, overwrite=overwrite)
+    first_look(model, vector, layer, chats=asks_chats(answers.answers))
     lm = load(model, dtype=dtype)
     loaded = [opened(lm, path, layer) for path in vector]
     axes = [Axis(v, at, allow_other_model) for v in loaded for at in layer]
@@ -74,6 +77,42 @@ def project(
         print(f"{name}: {len(numbers)} of {len(values)} rows, mean {mean}")
 
 
+def first_look(model: str, vectors: Sequence[Path], layers: Sequence[int], *, chats: bool) -> None:
+    """Refuse vectors, layers and a model that cannot be used, before any weights are loaded.
+
+    Args:
+        chats: Whether the model must have a chat template.
+
+    Raises:
+        UsageError: One of them cannot.
+    """
+    from trimtab.errors import UsageError
+    from trimtab.experiments.checks import check_use
+    from trimtab.models.outline import outline
+    from trimtab.vectors import load_vector
+
+    for path in vectors:
+        try:
+            vector = load_vector(path)
+        except UsageError as error:
+            if not _is_single(error, layers):
+                raise
+        else:
+            for layer in layers:
+                _ = vector[layer]
+    check_use(outline(model), chats=chats)
+
+
+def asks_chats(exchanges: Sequence[tuple[Prompt, str]]) -> bool:
+    """Whether one of the (prompt, answer) pairs is a chat."""
+    return any(prompt.messages for prompt, _ in exchanges)
+
+
+def _is_single(error: UsageError, layers: Sequence[int]) -> bool:
+    """Whether a file holds one direction alone, which belongs to the one layer that is given."""
+    return "holds one direction" in str(error) and len(layers) == 1
+
+
 def opened(lm: LanguageModel, path: Path, layers: Sequence[int]) -> SteeringVector:
     """The vector of a file; the layer is also that of a file which holds one direction alone."""
     from trimtab.errors import UsageError
@@ -82,6 +121,6 @@ def opened(lm: LanguageModel, path: Path, layers: Sequence[int]) -> SteeringVect
     try:
         return load_vector(path)
     except UsageError as error:
-        if "holds one direction" not in str(error) or len(layers) != 1:
+        if not _is_single(error, layers):
             raise
     return load_vector(path, lm, layers[0])

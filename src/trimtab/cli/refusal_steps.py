@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 if TYPE_CHECKING:
     from trimtab.data import Prompt
+    from trimtab.experiments.refusal.config import RefusalConfig
     from trimtab.models import LanguageModel
 
 Ids = Annotated[list[int] | None, Parameter(consume_multiple=True)]
@@ -16,13 +17,14 @@ Off = Annotated[bool, Parameter(negative="--no-prompt-filter")]
 Limits = Annotated[bool, Parameter(negative="--no-thresholds")]
 Backend = Literal["transformers", "transformer_lens", "vllm"]
 Template = Literal["own", "published"]
+Part = Literal["train", "val", "test"]
 
 
 def directions(
     *,
     model: str = "village",
-    harmful: str = "village/mischief:train",
-    harmless: str = "village/harmless:train",
+    harmful: str | None = None,
+    harmless: str | None = None,
     out: Path,
     prompt_filter: Off = False,
     refusal_tokens: Ids = None,
@@ -39,6 +41,7 @@ def directions(
         "village", a Hugging Face id, or a folder.
     harmful
         Requests to refuse: a prompt source, or a file of {instruction, category}, strings or lines.
+        Left out: the village's for the village, else those of `trimtab data fetch refusal`.
     harmless
         Requests to answer, likewise.
     out
@@ -56,7 +59,8 @@ def directions(
     from trimtab.selection.candidates import mean_differences
     from trimtab.vectors.formats.torch_file import write_tensor
 
-    lm, bad, good = _opened(model, harmful, harmless, chat_template, backend)
+    config = _config(model, chat_template, backend, harmful, harmless, refusal_tokens)
+    lm, (bad, good) = _opened(config, _sources(config, "train", harmful, harmless))
     if prompt_filter:
         _, bad, good = _filtered(lm, bad, good, refusal_tokens, True)
     found = mean_differences(lm, bad, good)
@@ -70,8 +74,8 @@ def select(
     *,
     model: str = "village",
     directions: Path,
-    harmful: str = "village/mischief:dev",
-    harmless: str = "village/harmless:dev",
+    harmful: str | None = None,
+    harmless: str | None = None,
     out: Path,
     prompt_filter: Off = True,
     thresholds: Limits = True,
@@ -92,7 +96,7 @@ def select(
     directions
         The mean_diffs.pt of `trimtab refusal directions`.
     harmful
-        Requests to refuse, to choose with: a prompt source or a file.
+        Requests to refuse, to choose with: a prompt source or a file; left out as for directions.
     harmless
         Requests to answer, likewise.
     out
@@ -114,9 +118,10 @@ def select(
     from trimtab.reports import plot_candidates
     from trimtab.selection import candidates
 
-    lm, bad, good = _opened(model, harmful, harmless, chat_template, backend)
-    tokens, bad, good = _filtered(lm, bad, good, refusal_tokens, prompt_filter)
     diffs = files.read_mean_diffs(directions)
+    config = _config(model, chat_template, backend, harmful, harmless, refusal_tokens)
+    lm, (bad, good) = _opened(config, _sources(config, "val", harmful, harmless))
+    tokens, bad, good = _filtered(lm, bad, good, refusal_tokens, prompt_filter)
     files.check_fits(diffs, lm, directions)
     limits = candidates.Thresholds() if thresholds else candidates.Thresholds(None, None)
     found = candidates.evaluate(
@@ -135,8 +140,8 @@ def complete(
     *,
     model: str = "village",
     direction: Path,
-    harmful: str = "village/mischief:test",
-    harmless: str = "village/harmless:test",
+    harmful: str | None = None,
+    harmless: str | None = None,
     out: Path,
     max_new_tokens: int | None = None,
     batch_size: int = 64,
@@ -154,7 +159,7 @@ def complete(
     direction
         The folder with direction.pt and direction_metadata.json.
     harmful
-        Requests to refuse: a prompt source or a file.
+        Requests to refuse: a prompt source or a file; left out as for directions.
     harmless
         Requests to answer, likewise.
     out
@@ -177,9 +182,11 @@ def complete(
     if max_new_tokens is None:
         max_new_tokens = RefusalConfig.read({"model": model}).max_new_tokens
     chosen = read_refusal(direction)
-    lm, bad, good = _opened(model, harmful, harmless, chat_template, backend)
+    config = _config(model, chat_template, backend, harmful, harmless)
+    sources = _sources(config, "test", harmful, harmless)
+    lm, (bad, good) = _opened(config, sources, max_new_tokens)
     files.check_fits(chosen.direction, lm, direction)
-    sets = {files.set_name(harmful): bad, files.HARMLESS: good}
+    sets = {files.set_name(sources[0]): bad, files.HARMLESS: good}
     for (name, prompts), arms in zip(
         sets.items(), files.arms(chosen.direction, chosen.layer), strict=True
     ):
@@ -252,8 +259,8 @@ def loss(
     model: str = "village",
     direction: Path,
     completions: Path | None = None,
-    text: str = "village/scenes:test",
-    instructions: str = "village/chats:test",
+    text_corpus: Annotated[str | None, Parameter(alias="--text")] = None,
+    instructions: str | None = None,
     texts: int = 4096,
     tokens: int = 256,
     out: Path,
@@ -272,10 +279,11 @@ def loss(
         The folder with direction.pt and direction_metadata.json.
     completions
         The harmless_baseline_completions.json of the model's own answers.
-    text
-        Ordinary text: a prompt source or a file.
+    text_corpus
+        Ordinary text: a prompt source or a file; left out: the village's for the village, else
+        texts of the Pile, from the hub.
     instructions
-        Instructions with answers (chats, or an `output` beside each).
+        Instructions with answers (chats, or an `output` beside each); left out likewise, or Alpaca.
     texts
         The most texts of each.
     tokens
@@ -289,27 +297,78 @@ def loss(
     """
     from trimtab.experiments.refusal import files
     from trimtab.experiments.refusal import loss as measured
-    from trimtab.experiments.refusal.bench import as_run
-    from trimtab.models import load
+    from trimtab.experiments.refusal.checks import look, loss_sources
     from trimtab.vectors.formats.refusal import read_refusal
 
-    chosen, lm = read_refusal(direction), as_run(load(model), chat_template, backend)
+    chosen = read_refusal(direction)
+    if completions is not None:
+        files.read_completions(completions)
+    config = _config(
+        model, chat_template, backend, text_corpus=text_corpus, instructions=instructions,
+        loss_texts=texts,
+    )  # fmt: skip
+    look(config, loss_sources(config))
+    lm = _loaded(config)
     files.check_fits(chosen.direction, lm, direction)
-    found = measured.evaluate(lm, chosen, text, instructions, completions, texts, tokens)
+    found = measured.evaluate(
+        lm, chosen, config.text_corpus, config.instructions, completions, texts, tokens
+    )
     for label, value in found.items():
         files.write_json(out / f"{label}_loss_eval.json", value)
         print(f"{label}: " + ", ".join(f"{k} {v['ce_loss']}" for k, v in value.items()))
 
 
+def _config(
+    model: str,
+    chat_template: str,
+    backend: str,
+    harmful: str | None = None,
+    harmless: str | None = None,
+    refusal_tokens: Sequence[int] | None = None,
+    **more: object,
+) -> "RefusalConfig":
+    """The settings of a run that a step shares; what is left out is as in a run."""
+    from trimtab.experiments.refusal.config import RefusalConfig
+
+    given = {
+        "model": model, "chat_template": chat_template, "backend": backend, "harmful": harmful,
+        "harmless": harmless, "refusal_tokens": refusal_tokens, **more,
+    }  # fmt: skip
+    return RefusalConfig.read({key: value for key, value in given.items() if value is not None})
+
+
+def _sources(
+    config: "RefusalConfig", part: Part, harmful: str | None, harmless: str | None
+) -> tuple[str, str]:
+    """The sets of a step: those given, or that part of a run's."""
+
+    def of(usual: str) -> str:
+        return f"{usual}:{'dev' if part == 'val' and usual.startswith('village/') else part}"
+
+    return harmful or of(config.harmful), harmless or of(config.harmless)
+
+
 def _opened(
-    model: str, harmful: str, harmless: str, chat_template: str, backend: str
-) -> "tuple[LanguageModel, list[Prompt], list[Prompt]]":
-    from trimtab.experiments.refusal.bench import as_run
+    config: "RefusalConfig", sources: tuple[str, str], new_tokens: int = 0
+) -> "tuple[LanguageModel, list[list[Prompt]]]":
+    from trimtab.experiments.checks import Source
+    from trimtab.experiments.refusal.checks import look
     from trimtab.experiments.refusal.prompts import questions
+
+    found: list[list[Prompt]] = []
+
+    def read() -> None:
+        found.extend(list(questions(source)) for source in sources)
+
+    look(config, [Source(("harmful", "harmless"), sources, read)], new_tokens)
+    return _loaded(config), found
+
+
+def _loaded(config: "RefusalConfig") -> "LanguageModel":
+    from trimtab.experiments.refusal.bench import as_run
     from trimtab.models import load
 
-    bad, good = list(questions(harmful)), list(questions(harmless))
-    return as_run(load(model), chat_template, backend), bad, good
+    return as_run(load(config.model), config.chat_template, config.backend)
 
 
 def _filtered(

@@ -92,11 +92,14 @@ def configs(
 def _run(experiment: str, every: "Sequence[Config]", runs: Path) -> None:
     """Run each model and write its page, or do this shard's share."""
     from trimtab.cli.progress import progress
+    from trimtab.experiments.checks import check_new
     from trimtab.experiments.shards import current
     from trimtab.reports import write_comparison, write_report
     from trimtab.reports.page import read_json_if_there
 
     run = import_module(f"trimtab.experiments.{experiment}.experiment").run
+    for config in every[1:]:  # the first is checked as it begins
+        check_new(experiment, config, runs)
     folders: list[Path] = []
     for config in every:
         with progress() as tell:

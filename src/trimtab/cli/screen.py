@@ -48,7 +48,7 @@ def screen(
         Accept a vector of another model of the same shape.
     """
     from trimtab.cli.progress import progress
-    from trimtab.cli.project import opened
+    from trimtab.cli.project import asks_chats, first_look, opened
     from trimtab.directions.answer_file import read_answers
     from trimtab.directions.projection import Axis
     from trimtab.errors import UsageError
@@ -68,6 +68,7 @@ def screen(
     target = out or file.with_name(f"{file.stem}_filtered{file.suffix}")
     if target.suffix.lower() != file.suffix.lower() or target.resolve() == file.resolve():
         raise UsageError(f"{target} cannot take the rows of {file}.", "Choose another --out.")
+    first_look(model, [vector], [layer], chats=asks_chats(examples.answers))
     lm = load(model)
     axis = Axis(opened(lm, vector, [layer]), layer, allow_other_model)
     with progress() as tell:

@@ -3,6 +3,10 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from trimtab.data import Prompt, PromptSet
 
 
 def shift(
@@ -12,9 +16,9 @@ def shift(
     vector: Path,
     layer: int,
     trait: str | None = None,
-    judge: str = "village",
-    prompts: str = "village/questions",
-    text: str = "village/plain",
+    judge: str | None = None,
+    prompts: str | None = None,
+    text: str | None = None,
     n: int = 40,
     max_new_tokens: int = 64,
     temperature: float = 0.0,
@@ -36,11 +40,13 @@ def shift(
     trait
         Name or file of the trait to be judged; without it only projection and ability.
     judge
-        Who scores: village, openai:MODEL, or hf:MODEL.
+        Who scores: village, openai:MODEL, or hf:MODEL; left out: village for the village, else
+        gpt-4.1-mini.
     prompts
-        Questions, whose test split is asked: a set or a file.
+        Questions to ask: a file, or a set, of whose splits the test one. For the village its own if
+        left out.
     text
-        Ordinary text, whose test split is read: a set or a file.
+        Ordinary text to read, likewise.
     n
         The most questions, and the most texts.
     max_new_tokens
@@ -53,22 +59,34 @@ def shift(
         Write everything, answers included, to this JSON file.
     """
     from trimtab.cli.progress import progress
-    from trimtab.cli.project import opened
-    from trimtab.data import prompts as read
+    from trimtab.cli.project import first_look, opened
     from trimtab.directions.projection import Axis
+    from trimtab.errors import UsageError
+    from trimtab.experiments.persona.config import PersonaConfig
     from trimtab.experiments.persona.traits import read_trait
     from trimtab.files import write_atomic
     from trimtab.models import load
-    from trimtab.scoring.judge import open_judge
-    from trimtab.training.shift import load_tuned, measure
+    from trimtab.scoring.judge import check_judge, open_judge
+    from trimtab.training.shift import check_tuned, load_tuned, measure
+    from trimtab.village.identity import is_village
 
+    config = PersonaConfig.read({"model": base} | ({"judge": judge} if judge else {}))
     metric = None
     if trait is not None:
-        family = "village" if judge == "village" else "general"
-        metric = read_trait(trait, "eval", family=family).metric
-    scorer = open_judge(judge) if metric is not None else None
-    asked = list(read(prompts, split="test").take(n))
-    texts = [p.text or p.messages[-1]["content"] for p in read(text, split="test").take(n)]
+        metric = read_trait(trait, "eval", family=config.family).metric
+    if is_village(base):
+        prompts, text = prompts or "village/questions", text or "village/plain"
+    if prompts is None or text is None:
+        raise UsageError(
+            f"Without --prompts and --text there is nothing to ask {base} and nothing to read.",
+            "Name questions and ordinary text: --prompts FILE --text FILE.",
+        )
+    asked, texts = list(_first(prompts, n)), [_words(p) for p in _first(text, n)]
+    first_look(base, [vector], [layer], chats=any(p.messages for p in asked))
+    check_tuned(base, tuned)
+    if metric is not None:
+        check_judge(config.judge, metrics=[metric.name])
+    scorer = open_judge(config.judge) if metric is not None else None
     lm = load(base)
     axis = Axis(opened(lm, vector, [layer]), layer, allow_other_model=True)
     axis.vector.check(lm, layer)
@@ -96,6 +114,19 @@ def shift(
         states = {name: asdict(state) for name, state in found.items()}
         write_atomic(out, json.dumps(states, indent=2, ensure_ascii=False) + "\n")
         print(f"written: {out}")
+
+
+def _first(source: str, n: int) -> "PromptSet":
+    """At most `n` prompts, of the test split where a set has splits."""
+    from trimtab.data import prompts
+
+    parted = source.startswith("village/") and ":" not in source
+    found = prompts(source, split="test" if parted else None)
+    return found.take(min(n, len(found)))
+
+
+def _words(prompt: "Prompt") -> str:
+    return prompt.text or prompt.messages[-1]["content"]
 
 
 def _line(name: str, before: float | None, after: float | None) -> None:

@@ -67,8 +67,7 @@ def prompts(
         return _fetched(collection, name, text, split, text_field, chat, limit)
     if text.startswith("village/"):
         return _village(text, split, text_field, chat, limit)
-    described = SHIPPED / f"{text.replace('-', '_')}.yaml"
-    if "/" not in text and described.is_file():
+    if described := _shipped(text):
         return _described(described, text, split, text_field, chat, limit)
     raise UsageError(
         f"There is no prompt source {text!r}.",
@@ -77,9 +76,23 @@ def prompts(
     )
 
 
+def on_hub(source: str | Path) -> bool:
+    """Whether the rows of a source are a data set of the hub, and not on this machine."""
+    path: Path | None = Path(source)
+    if Path(source).suffix.lower() not in (".yaml", ".yml"):
+        path = _shipped(str(source))
+    return path is not None and path.is_file() and read_source(path).dataset is not None
+
+
 def shipped_sources() -> list[str]:
     """The names of the sources that trimtab describes."""
     return sorted(path.stem.replace("_", "-") for path in SHIPPED.glob("*.yaml"))
+
+
+def _shipped(name: str) -> Path | None:
+    """The file in which trimtab describes a source of this name."""
+    path = SHIPPED / f"{name.replace('-', '_')}.yaml"
+    return path if "/" not in name and path.is_file() else None
 
 
 def _described(

@@ -55,6 +55,12 @@ def run_path(root: Path, experiment: str, model: str, config: Mapping[str, Any])
     return Path(root) / experiment / f"{slug}-{config_hash(config)}"
 
 
+def is_new(path: Path) -> bool:
+    """Whether no run was begun in this folder, or not by this shard."""
+    shard = shards.current()
+    return not ((shard.folder(path) if shard else path) / "manifest.json").exists()
+
+
 def plain(value: Any, digits: int | None = None) -> Any:
     """The value as JSON can hold it: NaN and infinities become null; floats keep `digits` digits.
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from trimtab.data import prompts
+from trimtab.data import PromptSet, prompts
 from trimtab.errors import UsageError
 from trimtab.experiments.grid import UNSTEERED, Cell
 from trimtab.experiments.run_folder import Progress, Row, RunFolder
@@ -88,9 +88,7 @@ def ordinary(
     if source == COMPLETIONS:
         found = [completion_sequence(lm, completion) for completion in own[:count]]
     else:
-        # a rude tavern scene of the village is not ordinary: steering is meant to change it
-        there = prompts(source).filter(lambda p: p.meta.get("tone") != "rude")
-        chosen = there.sample(min(count, len(there)), seed)
+        chosen = named(source, count, seed)
         words = [p.text if p.text is not None else p.messages[-1]["content"] for p in chosen]
         whole = positions == "prompt"
         found = [text_sequence(lm, text, whole_is_prompt=whole) for text in words]
@@ -100,6 +98,17 @@ def ordinary(
             "Name another source: --set ordinary_text=FILE.txt.",
         )
     return found
+
+
+def named(source: str, count: int, seed: int) -> PromptSet:
+    """At most `count` ordinary texts of a prompt source, drawn by the seed.
+
+    Raises:
+        UsageError: There is no such source, or it has no texts.
+    """
+    # a rude tavern scene of the village is not ordinary: steering is meant to change it
+    there = prompts(source).filter(lambda p: p.meta.get("tone") != "rude")
+    return there.sample(min(count, len(there)), seed)
 
 
 def loss_json(steered: Loss, unsteered: Loss) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Protocol, cast
 
 from trimtab.activations.capture import Read, capture_each
@@ -23,6 +25,7 @@ class Reader(Protocol):
     ) -> list[Read]: ...
 
 
+_OWN_ENVIRONMENT = ("transformer_lens", "vllm")  # called as the modules that they need
 _HOMES = {
     "transformers": "transformers_backend",
     "transformer_lens": "transformer_lens_backend",
@@ -46,6 +49,22 @@ def backend(name: str) -> Backend:
             f"In an environment of its own: pip install 'trimtab[{name.replace('_', '-')}]'.",
         ) from error
     return cast(Backend, module.complete)
+
+
+def require_backend(name: str) -> None:
+    """Refuse a backend whose package is not installed; nothing is imported.
+
+    Raises:
+        UsageError: There is none of that name, or its extra is not installed.
+    """
+    if name not in _HOMES:
+        backend(name)
+    if name in _OWN_ENVIRONMENT and name not in sys.modules and find_spec(name) is None:
+        extra = name.replace("_", "-")
+        raise UsageError(
+            f"The backend {name} is not installed.",
+            f"In an environment of its own: pip install 'trimtab[{extra}]'.",
+        )
 
 
 def reader(name: str) -> Reader:

@@ -5,6 +5,8 @@ Source: github.com/andyrdt/refusal_direction, pipeline/model_utils (arXiv:2406.1
 
 from __future__ import annotations
 
+from typing import Any
+
 from trimtab.errors import UsageError
 from trimtab.models import template
 from trimtab.models.language_model import LanguageModel
@@ -44,20 +46,29 @@ def use_published_template(lm: LanguageModel) -> None:
     Raises:
         UsageError: Its family is none of Qwen, Yi, Llama-2, Llama-3 and Gemma.
     """
-    lm.tokenizer.chat_template = _published(lm)
+    lm.tokenizer.chat_template = published_template(lm.tokenizer, lm.model.config, lm.name)
     lm.end_tokens = template.end_tokens(lm.tokenizer, lm.model.generation_config)
 
 
-def _published(lm: LanguageModel) -> str:
-    vocabulary = lm.tokenizer.get_vocab()
+def published_template(tokenizer: Any, config: Any, name: str) -> str:
+    """The published template of a model's family.
+
+    Args:
+        tokenizer, config: transformers' own of the model.
+        name: What the model is called.
+
+    Raises:
+        UsageError: Its family is none of Qwen, Yi, Llama-2, Llama-3 and Gemma.
+    """
+    vocabulary = tokenizer.get_vocab()
     for token, text in _BY_TOKEN.items():
         if token in vocabulary:
             return text
-    kind = getattr(lm.model.config, "model_type", "")
-    if kind == "llama" and lm.tokenizer.decode([_I_IN_LLAMA_2]).strip() == "I":
+    kind = getattr(config, "model_type", "")
+    if kind == "llama" and tokenizer.decode([_I_IN_LLAMA_2]).strip() == "I":
         return _LLAMA_2
     raise UsageError(
-        f"There is no published chat template for {lm.name}: it is of no family of the "
+        f"There is no published chat template for {name}: it is of no family of the "
         "published experiment (Qwen, Yi, Llama-2, Llama-3, Gemma).",
         "Use its own: chat_template=own.",
     )

@@ -61,13 +61,11 @@ def load(
             'For a model in memory: trimtab.LanguageModel(model, tokenizer, "its name").',
         )
     source, name = _locate(str(name_or_path))
-    if device is not None and device_map is not None:
-        raise UsageError("Both device and device_map are given.", "Give one of them.")
     if revision is not None and Path(source).is_dir():
         raise UsageError(f"{name} is a local folder, which has no revisions.", "Leave it out.")
     if adapter is None and (base := _base_of_adapter(source)) is not None:
         adapter, (source, name) = source, _locate(base)
-    place = None if device_map is not None else _device(device)
+    place = _place(device, device_map)
     if quantization == "8bit" and dtype is None:
         dtype = torch.float16  # what its kernels compute in, whatever they are given
     compute = _dtype(dtype, place)
@@ -118,6 +116,15 @@ def _base_of_adapter(source: str) -> str | None:
             "Load that model and give this folder as adapter=.",
         )
     return str(base)
+
+
+def _place(
+    device: str | torch.device | None, device_map: str | dict[str, Any] | None
+) -> torch.device | None:
+    """The one device that the model goes to; None where a map says."""
+    if device is not None and device_map is not None:
+        raise UsageError("Both device and device_map are given.", "Give one of them.")
+    return None if device_map is not None else _device(device)
 
 
 def _device(device: str | torch.device | None) -> torch.device:
@@ -175,11 +182,17 @@ def _quantization(kind: Quantization, dtype: torch.dtype) -> Any:
     return BitsAndBytesConfig(**settings)  # type: ignore[no-untyped-call]
 
 
-def _tokenizer(source: str, name: str, options: dict[str, Any]) -> Any:
-    from transformers import AutoConfig, AutoTokenizer
+def _config(source: str, name: str, options: dict[str, Any]) -> Any:
+    from transformers import AutoConfig
 
     with _explained(name, source):
-        AutoConfig.from_pretrained(source, **options)
+        return AutoConfig.from_pretrained(source, **options)
+
+
+def _tokenizer(source: str, name: str, options: dict[str, Any]) -> Any:
+    from transformers import AutoTokenizer
+
+    _config(source, name, options)  # its own errors say more than the tokenizer's
     try:
         return AutoTokenizer.from_pretrained(source, **options)
     except (OSError, ValueError, KeyError, ImportError) as error:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from trimtab.errors import require
 from trimtab.scoring.calibration import Calibration, as_completion, calibrate
-from trimtab.scoring.classifier import TOXICITY_MODEL, ClassifierScorer
+from trimtab.scoring.classifier import TOXICITY_MODEL, ClassifierScorer, check_classifier
 from trimtab.scoring.detoxify import DetoxifyScorer
-from trimtab.scoring.judged import judged_toxicity
+from trimtab.scoring.judge import check_judge
+from trimtab.scoring.judged import judge_name, judged_toxicity
 from trimtab.scoring.loss import (
     Loss,
     TokenSequence,
@@ -60,3 +62,25 @@ def scorer(name: str, *, label: str | None = None, device: str | None = None) ->
     if name.startswith("llm:"):
         return judged_toxicity(name.removeprefix("llm:"), device)
     return ClassifierScorer(name, label=label, device=device)
+
+
+def check_scorer(name: str, *, label: str | None = None) -> None:
+    """Refuse a scorer that `scorer` would refuse, without loading weights; arguments as there.
+
+    Raises:
+        UsageError: There is no such scorer, package, model, label or key.
+    """
+    if is_local(name):
+        if name == "detoxify":
+            require("detoxify")
+        else:
+            scorer(name)
+    elif name.startswith("llm:"):
+        check_judge(judge_name(name.removeprefix("llm:")))
+    else:
+        check_classifier(name, label)
+
+
+def is_local(name: str) -> bool:
+    """Whether a scorer of this name needs no model of the user's choice, no network and no key."""
+    return name in ("village", "detoxify") or name.startswith("village/")

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -56,15 +57,9 @@ class ClassifierScorer:
         """
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-        try:
+        with _explained(name):
             self.tokenizer = AutoTokenizer.from_pretrained(name)
             model = AutoModelForSequenceClassification.from_pretrained(name, dtype=torch.float32)
-        except (OSError, ValueError) as error:
-            raise UsageError(
-                f"The classifier {name!r} could not be loaded: {str(error).splitlines()[0]}",
-                "Give a Hugging Face id or a local folder of a text-classification model, and "
-                "check the network (or HF_HUB_OFFLINE).",
-            ) from error
         self.name, self.batch_size = name, batch_size
         self.index, self.label = _find_label(model.config.id2label, label, name)
         self.multi_label = _is_multi_label(model.config)
@@ -118,6 +113,32 @@ class ClassifierScorer:
         chosen = logits.sigmoid() if self.multi_label else logits.softmax(dim=-1)
         values: list[float] = chosen[:, self.index].tolist()
         return values
+
+
+def check_classifier(name: str, label: str | None = None) -> None:
+    """Refuse a classifier that cannot be loaded or has no such label; no weights are loaded.
+
+    Raises:
+        UsageError: As `ClassifierScorer`.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    with _explained(name):
+        config = AutoConfig.from_pretrained(name)
+        AutoTokenizer.from_pretrained(name)
+    _find_label(config.id2label, label, name)
+
+
+@contextmanager
+def _explained(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"The classifier {name!r} could not be loaded: {str(error).splitlines()[0]}",
+            "Give a Hugging Face id or a local folder of a text-classification model, and "
+            "check the network (or HF_HUB_OFFLINE).",
+        ) from error
 
 
 def _find_label(id2label: dict[int, str], wanted: str | None, model: str) -> tuple[int, str]:

@@ -8,11 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from trimtab.errors import UsageError
+from trimtab.errors import UsageError, require
+from trimtab.models.outline import outline
 from trimtab.scoring.calibration import as_completion
 from trimtab.scoring.scorer import Scorer
 from trimtab.scoring.substring import SubstringScorer
 from trimtab.scoring.village import village_scorer
+
+GUARDS = ("llamaguard", "llm")  # judges that ask a model
 
 
 class JailbreakJudge(Protocol):
@@ -67,7 +70,7 @@ def jailbreak_judge(
         return NotRefusing(name, SubstringScorer())
     if name in ("village/refusal", "village/refusal_opening"):
         return NotRefusing(name.replace("/", "_"), village_scorer(name.partition("/")[2]))
-    if name in ("llamaguard", "llm"):
+    if name in GUARDS:
         from trimtab.scoring.guard import guard
 
         return guard(name, model, url, question)
@@ -75,3 +78,18 @@ def jailbreak_judge(
         f"There is no judge {name!r}.",
         "There are substring_matching, village/refusal, village/refusal_opening, llamaguard, llm.",
     )
+
+
+def check_jailbreak_judge(
+    name: str, *, model: str, url: str | None = None, question: str | None = None
+) -> None:
+    """Refuse a judge that `jailbreak_judge` or its first question would refuse; arguments as there.
+
+    Raises:
+        UsageError: There is no such judge, its model cannot be loaded, or its key is missing.
+    """
+    jailbreak_judge(name, model=model, url=url, question=question)  # loads no model yet
+    if name in GUARDS and url is None:
+        outline(model)
+    elif name in GUARDS:
+        require("openai")

@@ -43,6 +43,11 @@ class JudgedToxicity:
         return [math.nan if one.score is None else one.score / 100 for one in found]
 
 
+def judge_name(model: str) -> str:
+    """What `open_judge` calls the MODEL of "llm:MODEL"."""
+    return model if model.startswith(("openai:", "hf:")) else f"openai:{model}"
+
+
 def judged_toxicity(model: str, device: str | None) -> JudgedToxicity:
     """The scorer of a judge's name; one without a kind is a model at the endpoint.
 
@@ -52,8 +57,7 @@ def judged_toxicity(model: str, device: str | None) -> JudgedToxicity:
     Raises:
         UsageError: There is no such judge, or no key for it.
     """
-    spec = model if model.startswith(("openai:", "hf:")) else f"openai:{model}"
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return JudgedToxicity(
-        open_judge(spec, cache=caches / "trimtab" / "judge.sqlite", device=device)
+        open_judge(judge_name(model), cache=caches / "trimtab" / "judge.sqlite", device=device)
     )

@@ -20,14 +20,16 @@ import torch
 from transformers import PrinterCallback, TrainerState, set_seed
 
 from trimtab.errors import RunError, UsageError
-from trimtab.files import write_atomic
+from trimtab.files import reading, write_atomic
 from trimtab.interventions import Add, Clamp, steer
 from trimtab.models import LanguageModel
+from trimtab.models.outline import outline
+from trimtab.models.template import chat_template
 from trimtab.origin import Origin, differences, digest, read_origin, write_origin
 from trimtab.parsing import read_json, read_text
 from trimtab.training.config import SteeringConfig, TrainingConfig, checked
 from trimtab.training.data import Example, examples, hold_out, prompt_of, read_chats
-from trimtab.training.setup import arguments, load_model, with_lora
+from trimtab.training.setup import arguments, load_model, own_device, with_lora
 from trimtab.training.watch import Watch
 from trimtab.vectors import load_vector
 
@@ -79,9 +81,11 @@ def train(
     _require_packages(config)
     folder = Path(config.output_dir)
     _check_settings(folder, config)  # before anything is loaded
+    chats = _chats(config)
+    _check_model(config)
     lm = load_model(config)
     steered = interventions(lm, config.steering if config.enable_steering_during_training else ())
-    training, held_out, prompts = _data(lm, config)
+    training, held_out, prompts = _data(lm, config, *chats)
     origin = _origin(lm, config, training, held_out, prompts)
     if (made := _finished(folder, config, origin)) is not None:
         return made
@@ -305,16 +309,37 @@ def _require_packages(config: TrainingConfig) -> None:
             )
 
 
-def _data(
-    lm: LanguageModel, config: TrainingConfig
-) -> tuple[list[Example], list[Example], list[Any]]:
-    """Labelled examples to train on and held out, and the prompts to watch."""
+def _chats(config: TrainingConfig) -> tuple[Sequence[Any], Sequence[Any]]:
+    """The chats to train on, and held out."""
     chats: Sequence[Any] = [chat for file in config.files for chat in read_chats(file)]
     held_out: Sequence[Any] = read_chats(config.test_file) if config.test_file else []
     if not held_out and not config.no_test_split:
         chats, held_out = hold_out(chats, config.test_fraction, config.seed)
     if config.watch and not held_out:
         raise UsageError("There are no held-out prompts to watch.", "Give a test_file.")
+    return chats, held_out
+
+
+def _check_model(config: TrainingConfig) -> None:
+    """Refuse a model and vectors that cannot be used, before any weights are loaded."""
+    steered = config.steering if config.enable_steering_during_training else ()
+    watched = config.watch.vectors.values() if config.watch else ()
+    for path in (*(one.steering_vector_path for one in steered), *watched):
+        with reading(path):
+            Path(path).stat()
+    if not config.unsloth:  # which has names of its own
+        look = outline(
+            config.model, device=own_device(config.device),
+            dtype=None if config.precision == "auto" else config.precision,
+            quantization="4bit" if config.load_in_4bit else None,
+        )  # fmt: skip
+        chat_template(look.tokenizer)
+
+
+def _data(
+    lm: LanguageModel, config: TrainingConfig, chats: Sequence[Any], held_out: Sequence[Any]
+) -> tuple[list[Example], list[Example], list[Any]]:
+    """Labelled examples to train on and held out, and the prompts to watch."""
     length, only = config.max_seq_length, config.train_on_responses_only
     return (
         examples(lm, chats, length, only),

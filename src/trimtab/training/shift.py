@@ -12,6 +12,7 @@ from trimtab.directions.projection import Axis, projections
 from trimtab.errors import RunError
 from trimtab.generation import generate
 from trimtab.models import LanguageModel, load
+from trimtab.models.outline import outline
 from trimtab.scoring import losses, text_sequence, total
 from trimtab.scoring.judge import COHERENCE, Judge, Metric
 from trimtab.village.scorers import gold_answer
@@ -47,6 +48,18 @@ def load_tuned(base: str, tuned: str | Path) -> LanguageModel:
     if (Path(tuned) / "adapter_config.json").exists():
         return load(base, adapter=tuned)
     return load(tuned)
+
+
+def check_tuned(base: str, tuned: str | Path) -> None:
+    """Refuse what `load_tuned` would refuse, without loading weights.
+
+    Raises:
+        UsageError: It cannot be loaded.
+    """
+    if (Path(tuned) / "adapter_config.json").exists():
+        outline(base, adapter=tuned)
+    else:
+        outline(tuned)
 
 
 def measure(

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from trimtab.data import Prompt, prompts
 from trimtab.directions import mean_difference
 from trimtab.directions.projection import Axis, projections
-from trimtab.errors import RunError
+from trimtab.errors import RunError, UsageError
 from trimtab.experiments.finetune.config import FinetuneConfig
 from trimtab.experiments.run_folder import Progress, RunFolder
 from trimtab.generation import Completion, generate
@@ -77,11 +77,7 @@ class Bench:
 
     def data(self, trait: str, level: str) -> tuple[Chats, Chats]:
         """(to train on, held out) of a shipped data set."""
-        chats = read_chats(f"village/{trait}/{level}")
-        rows, held_out = self.config.rows, self.config.held_out
-        if rows + held_out > len(chats):
-            raise RunError(f"A data set has {len(chats)} examples, not {rows} + {held_out}.")
-        return chats[:rows], chats[rows : rows + held_out]
+        return examples(self.config, trait, level)
 
     def file(self, name: str, chats: Chats) -> Path:
         """The chats as JSONL in the run folder."""
@@ -162,6 +158,23 @@ class Bench:
         axis = Axis(self.vector, self.config.layer, allow_other_model=True)
         read = reader(self.config.backend)
         return [float(value) for value in projections(lm, exchanges, [axis], read=read)[:, 0]]
+
+
+def examples(config: FinetuneConfig, trait: str, level: str) -> tuple[Chats, Chats]:
+    """(to train on, held out) of a shipped data set.
+
+    Raises:
+        UsageError: It has too few.
+    """
+    chats = read_chats(f"village/{trait}/{level}")
+    rows, held_out = config.rows, config.held_out
+    if rows + held_out > len(chats):
+        raise UsageError(
+            f"{trait}/{level} has {len(chats)} examples, too few for {rows} to train on and "
+            f"{held_out} to hold out.",
+            "Ask for fewer: --set rows=... held_out=...",
+        )
+    return chats[:rows], chats[rows : rows + held_out]
 
 
 def _make_vector(lm: LanguageModel, config: FinetuneConfig) -> SteeringVector:

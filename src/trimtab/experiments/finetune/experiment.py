@@ -21,6 +21,7 @@ from sklearn.metrics import roc_auc_score
 
 from trimtab.data import Prompt
 from trimtab.errors import UsageError
+from trimtab.experiments.checks import check_new
 from trimtab.experiments.finetune.bench import ARMS, Bench, Chats
 from trimtab.experiments.finetune.config import FinetuneConfig
 from trimtab.experiments.finetune.results import results
@@ -66,6 +67,7 @@ def run(config: FinetuneConfig, runs_root: Path | str = "runs", progress: Progre
         raise UsageError(
             "Fine-tuning is not divided among shards.", "Leave out --shard, or --shards."
         )
+    check_new("finetune", config, runs_root)
     values = config.model_dump(mode="json")
     path = run_path(Path(runs_root), "finetune", config.model, values)
     with RunFolder(path, "finetune", values) as folder:

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from trimtab.errors import UsageError
+from trimtab.experiments.checks import check_model
 from trimtab.experiments.grid import UNSTEERED, Cell
 from trimtab.experiments.persona import results as numbers
 from trimtab.experiments.persona.bench import LEAST_SCORED, Answers
@@ -38,10 +39,9 @@ from trimtab.models.template import render
 from trimtab.models.threads import use_one_thread_if_small
 from trimtab.origin import Origin, differences, digest, read_origin, write_origin
 from trimtab.scoring.judge import COHERENCE, Judge
-from trimtab.scoring.judge.opening import open_judge
+from trimtab.scoring.judge.opening import check_judge, open_judge
 from trimtab.vectors import load_vector
 
-VILLAGE = "village"
 Say = Callable[[str], None]
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
@@ -63,7 +63,7 @@ class Evaluation:
     coefficient: float
     positions: str
     adapter: str | None
-    judge: str
+    judge: str | None
     judge_url: str | None
     judge_cache: Path | None
     dry_run: bool
@@ -89,10 +89,17 @@ def evaluate(e: Evaluation, say: Say) -> pd.DataFrame:
         raise UsageError("A vector needs a layer, and a layer a vector.", "Give both or neither.")
     if e.coefficient and e.vector is None:
         raise UsageError("A coefficient needs a vector.", "Give --vector and --layer.")
-    trait = read_trait(e.trait, e.version, e.trait_folder, family=_family(e.model))
+    model = latest_checkpoint(e.model)
+    settings = _settings(model, e.judge, e.backend, adapter=e.adapter)
+    trait = read_trait(e.trait, e.version, e.trait_folder, family=settings.family)
+    if e.vector is not None:
+        load_vector(e.vector)
+    check_model(settings, chats=True, new_tokens=e.max_new_tokens)
+    if not e.dry_run:
+        check_judge(settings.judge, e.judge_url, [trait.name])
     cache = e.judge_cache or e.out.with_suffix(".judge.sqlite")
-    judge = open_judge(e.judge, base_url=e.judge_url, cache=cache, estimate_only=e.dry_run)
-    lm = load(latest_checkpoint(e.model), adapter=e.adapter)
+    judge = open_judge(settings.judge, base_url=e.judge_url, cache=cache, estimate_only=e.dry_run)
+    lm = load(model, adapter=e.adapter)
     use_one_thread_if_small(lm)
     questions = asked(trait, e.side, e.assistant_name)
     origin, path = _origin(e, lm, questions), e.out.with_suffix(".origin.json")
@@ -217,7 +224,7 @@ def sweep(
     positions: str,
     share: float,
     samples: int,
-    judge: str,
+    judge: str | None,
     judge_url: str | None,
     max_new_tokens: int,
     seed: int,
@@ -229,13 +236,17 @@ def sweep(
     Raises:
         UsageError: No such trait, vector, model or judge; or no cell keeps the coherence.
     """
-    asked_for = read_trait(trait, "extract", trait_folder, family=_family(model))
-    rater, found = open_judge(judge, base_url=judge_url), load_vector(vector)
-    lm = load(latest_checkpoint(model))
+    model = latest_checkpoint(model)
+    config = _settings(model, judge, backend, layers=None if layers is None else tuple(layers))
+    asked_for = read_trait(trait, "extract", trait_folder, family=config.family)
+    found = load_vector(vector)
+    look = check_model(config, chats=True, new_tokens=max_new_tokens)
+    if look.n_layers is not None:
+        layers_of(config, look.n_layers)
+    check_judge(config.judge, judge_url, [asked_for.name])
+    rater = open_judge(config.judge, base_url=judge_url)
+    lm = load(model)
     use_one_thread_if_small(lm)
-    config = PersonaConfig.read(
-        {"model": model, "layers": None if layers is None else tuple(layers)}
-    )
     cells = [Cell(at, float(c)) for at in layers_of(config, lm.n_layers) for c in coefficients]
     questions = asked(asked_for)
     made = generate(
@@ -280,5 +291,7 @@ def _add(vector: Any, cell: Cell, positions: str) -> Add:
     return Add(vector, cell.layer, cell.coefficient, positions=positions)
 
 
-def _family(model: str) -> str:
-    return VILLAGE if model == VILLAGE else "general"
+def _settings(model: str, judge: str | None, backend: str, **more: Any) -> PersonaConfig:
+    """The settings of a run that a step shares; a judge left out is a run's."""
+    given = {"model": model, "backend": backend, **more}
+    return PersonaConfig.read(given if judge is None else given | {"judge": judge})

@@ -14,6 +14,7 @@ from pathlib import Path
 from trimtab.data import Prompt
 from trimtab.directions.projection import Axis, projections
 from trimtab.errors import UsageError
+from trimtab.experiments.checks import check_new
 from trimtab.experiments.grid import UNSTEERED, Cell
 from trimtab.experiments.persona import results
 from trimtab.experiments.persona.bench import JSON, Answers, Bench
@@ -58,7 +59,8 @@ def run(config: PersonaConfig, runs_root: Path | str = "runs", progress: Progres
             cell qualifies, does not end a run: the results name it, and why.
         RunError: The folder is in use, the disk is full, or the judge fails.
     """
-    traits = [_Pair.read(name, config) for name in config.traits]
+    check_new("persona", config, runs_root)
+    traits = [Pair.read(name, config) for name in config.traits]
     values = config.model_dump(mode="json")
     path = run_path(Path(runs_root), "persona", config.model, values)
     with RunFolder(path, "persona", values) as folder:
@@ -69,14 +71,19 @@ def run(config: PersonaConfig, runs_root: Path | str = "runs", progress: Progres
 
 
 @dataclass(frozen=True)
-class _Pair:
+class Pair:
     """A trait with its development and its held-out questions."""
 
     development: Trait
     held_out: Trait
 
     @classmethod
-    def read(cls, name: str, config: PersonaConfig) -> _Pair:
+    def read(cls, name: str, config: PersonaConfig) -> Pair:
+        """The trait of a name.
+
+        Raises:
+            UsageError: There is none, or its two versions share a question.
+        """
         first, second = (
             read_trait(name, version, config.trait_folder, family=config.family)
             for version in ("extract", "eval")
@@ -90,7 +97,7 @@ class _Pair:
         return cls(first, second)
 
 
-def _steps(bench: Bench, traits: Sequence[_Pair]) -> None:
+def _steps(bench: Bench, traits: Sequence[Pair]) -> None:
     found: JSON = {}
     vectors: dict[str, SteeringVector] = {}
     for pair in traits:
@@ -126,7 +133,7 @@ def _steps(bench: Bench, traits: Sequence[_Pair]) -> None:
         )
 
 
-def _one_trait(bench: Bench, pair: _Pair, vector: SteeringVector) -> JSON:
+def _one_trait(bench: Bench, pair: Pair, vector: SteeringVector) -> JSON:
     """The sweep, the chosen cell, and what held-out questions show of it."""
     folder, config, seed = bench.folder, bench.config, bench.config.seed
     trait = pair.development

@@ -22,6 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trimtab.data import Prompt
+from trimtab.experiments.checks import check_new
 from trimtab.experiments.refusal import claims, files, loss
 from trimtab.experiments.refusal.bench import (
     Bench,
@@ -75,6 +76,7 @@ def run(config: RefusalConfig, runs_root: Path | str = "runs", progress: Progres
         RunError: The folder is in use, the disk is full, the filter leaves no prompts, or no
             candidate qualifies (select_direction/filtered_out.txt then says why).
     """
+    check_new("refusal", config, runs_root)
     values = config.model_dump(mode="json")
     path = run_path(Path(runs_root), "refusal", config.model, values)
     with RunFolder(path, "refusal", values) as folder:

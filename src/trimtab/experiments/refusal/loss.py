@@ -36,10 +36,23 @@ ANSWERS = ("output", "answer", "response", "completion")
 TEXTS_A_UNIT = 64
 
 
+def texts(source: str, count: int) -> list[str]:
+    """The first `count` ordinary texts of a source, or all."""
+    return [_content(p) for p in _first(prompts(source), count)]
+
+
+def answered(source: str, count: int) -> list[tuple[Prompt, str]]:
+    """The first `count` instructions of a source, or all, with the answers that come with them.
+
+    Raises:
+        UsageError: The source has no answers.
+    """
+    return [_with_answer(p, source) for p in _first(questions(source), count)]
+
+
 def text_sequences(lm: LanguageModel, source: str, count: int, tokens: int) -> list[TokenSequence]:
     """Ordinary texts, the first `tokens` tokens of each; all but the first token count."""
-    texts = _first(prompts(source), count)
-    found = [text_sequence(lm, _content(p)) for p in texts]
+    found = [text_sequence(lm, text) for text in texts(source, count)]
     return [TokenSequence(s.ids[:tokens], s.start, s.prompt_length) for s in found]
 
 
@@ -49,7 +62,7 @@ def instruction_sequences(lm: LanguageModel, source: str, count: int) -> list[To
     Raises:
         UsageError: The source has no answers.
     """
-    return [_answered(lm, *_with_answer(p, source)) for p in _first(questions(source), count)]
+    return [_answered(lm, *pair) for pair in answered(source, count)]
 
 
 def own_sequences(lm: LanguageModel, rows: Sequence[JSON]) -> list[TokenSequence]:

@@ -115,14 +115,27 @@ def refusal_tokens(
         chosen = measured_refusal_tokens(
             next_token_probabilities(lm, harmful), next_token_probabilities(lm, harmless)
         )
-    size = int(lm.model.config.get_text_config().vocab_size)
-    if wrong := [token for token in chosen if not 0 <= token < size]:
-        raise UsageError(
-            f"There are no tokens {wrong} in {lm.name}: its ids are 0 to {size - 1}.",
-            "Name others in refusal_tokens, or leave them out to have them measured.",
-        )
+    check_tokens(chosen, lm.model.config, lm.name)
     ids = [int(token) for token in chosen]
     return {"ids": ids, "text": [lm.tokenizer.decode([i]) for i in ids], "source": source}
+
+
+def check_tokens(chosen: Sequence[int], config: Any, name: str) -> None:
+    """Refuse token ids that a model does not have.
+
+    Args:
+        config: transformers' configuration of the model.
+        name: What the model is called.
+
+    Raises:
+        UsageError: There is one.
+    """
+    size = int(config.get_text_config().vocab_size)
+    if wrong := [token for token in chosen if not 0 <= token < size]:
+        raise UsageError(
+            f"There are no tokens {wrong} in {name}: its ids are 0 to {size - 1}.",
+            "Name others in refusal_tokens, or leave them out to have them measured.",
+        )
 
 
 def prompt_scores(

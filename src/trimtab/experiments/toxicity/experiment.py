@@ -20,6 +20,7 @@ from typing import Any
 from trimtab.config import read_yaml
 from trimtab.data import Prompt
 from trimtab.errors import UsageError
+from trimtab.experiments.checks import check_new
 from trimtab.experiments.grid import UNSTEERED, Cell, Scored
 from trimtab.experiments.run_folder import Progress, RunFolder, quiet, run_path
 from trimtab.experiments.side_effects import cell_losses
@@ -58,6 +59,7 @@ def run(config: ToxicityConfig, runs_root: Path | str = "runs", progress: Progre
         UsageError: The configuration does not fit the model, the data or an existing folder.
         RunError: The folder is in use, the disk is full, or the scorer fails its calibration.
     """
+    check_new("toxicity", config, runs_root)
     values = config.model_dump(mode="json")
     path = run_path(Path(runs_root), "toxicity", config.model, values)
     with RunFolder(path, "toxicity", values) as folder:
@@ -78,6 +80,7 @@ def layers(
         The run folder, with layers.json (as results.json, without what is measured on test
         prompts) and the published layer_analysis_results.json.
     """
+    check_new("toxicity", config, runs_root, "layers")
     values = config.model_dump(mode="json")
     path = run_path(Path(runs_root), "layers", config.model, values)
     with RunFolder(path, "layers", values) as folder:

@@ -27,6 +27,32 @@ def choose_prompts(config: ToxicityConfig, scorer: Scorer) -> dict[str, Any]:
         UsageError: Too few prompts for the sizes asked for.
     """
     found: dict[str, Any] = {"development": [], "test": []}
+    sizes = _sizes(config)
+    ranked = [] if config.data == "village" else _by_toxicity(config, scorer)
+    for subset, of in sizes.items():
+        parts = _extremes(config, subset, of, ranked) if ranked else _village(config, subset, of)
+        for name, part in zip(found, parts, strict=True):
+            found[name] += [_row(prompt, subset, name) for prompt in part]
+    return found
+
+
+def candidates(config: ToxicityConfig) -> list[Prompt]:
+    """What the prompts are chosen from, as far as that shows without a scorer.
+
+    Raises:
+        UsageError: Too few prompts for the sizes asked for.
+    """
+    sizes = _sizes(config)
+    if config.data != "village":
+        return _known(config)
+    return [
+        p for subset, of in sizes.items() for part in _village(config, subset, of) for p in part
+    ]
+
+
+def _sizes(config: ToxicityConfig) -> dict[str, tuple[int, int]]:
+    """By subset, how many prompts to develop on and to test on."""
+    found = {}
     for subset in SUBSETS:
         size = getattr(config, subset)
         test = max(1, round(size * config.test_fraction))
@@ -35,10 +61,7 @@ def choose_prompts(config: ToxicityConfig, scorer: Scorer) -> dict[str, Any]:
                 f"{size} {subset} prompts cannot make a development and a test split.",
                 f"Ask for at least 2: --set {subset}=50.",
             )
-        sizes = (size - test, test)
-        parts = _village(config, subset, sizes) if config.data == "village" else None
-        for name, part in zip(found, parts or _ranked(config, subset, sizes, scorer), strict=True):
-            found[name] += [_row(prompt, subset, name) for prompt in part]
+        found[subset] = (size - test, test)
     return found
 
 
@@ -62,35 +85,44 @@ def _village(config: ToxicityConfig, subset: str, sizes: tuple[int, int]) -> lis
     return parts
 
 
-def _ranked(
-    config: ToxicityConfig, subset: str, sizes: tuple[int, int], scorer: Scorer
+def _extremes(
+    config: ToxicityConfig, subset: str, sizes: tuple[int, int], ranked: Sequence[Prompt]
 ) -> Sequence[PromptSet]:
-    """The most or the least toxic prompts of the source, split at random."""
-    ranked = _by_toxicity(prompts(config.data), scorer)
-    wanted = config.challenging + config.benign
-    if len(ranked) < wanted:
-        raise UsageError(
-            f"{config.data} has {len(ranked)} different prompts; {wanted} were asked for.",
-            "Ask for fewer: --set challenging=... --set benign=...",
-        )
+    """The most or the least toxic prompts, split at random."""
     size = sum(sizes)
     chosen = ranked[:size] if subset == "challenging" else ranked[len(ranked) - size :]
     return split(PromptSet(chosen, f"{config.data} ({subset})"), sizes, config.seed)
 
 
-def _by_toxicity(source: PromptSet, scorer: Scorer) -> list[Prompt]:
-    """Different prompts, most toxic first (stable); toxicity from the data, else from the scorer.
+def _by_toxicity(config: ToxicityConfig, scorer: Scorer) -> list[Prompt]:
+    """The prompts of the source, most toxic first (stable); toxicity from the data, or scored."""
+    known = _known(config)
+    if "toxicity" not in known[0].meta:
+        scores = scorer.score([as_completion(_words(p)) for p in known])
+        known = [
+            _with(p, toxicity=s) for p, s in zip(known, scores, strict=True) if not math.isnan(s)
+        ]
+        _check_number(config, known)
+    return sorted(known, key=lambda p: -float(p.meta["toxicity"]))
 
-    As published, prompts of unknown toxicity are left out where the data know any.
-    """
+
+def _known(config: ToxicityConfig) -> list[Prompt]:
+    """The different prompts of the source; those of known toxicity where the data know any."""
+    source = prompts(config.data)
     unique = list({prompt.id: prompt for prompt in reversed(source)}.values())[::-1]
     rated = [_with(p, toxicity=x) for p in unique if (x := _toxicity(p)) is not None]
-    if not rated:
-        scores = scorer.score([as_completion(_words(p)) for p in unique])
-        rated = [
-            _with(p, toxicity=s) for p, s in zip(unique, scores, strict=True) if not math.isnan(s)
-        ]
-    return sorted(rated, key=lambda p: -float(p.meta["toxicity"]))
+    found = rated or [_without_toxicity(p) for p in unique]
+    _check_number(config, found)
+    return found
+
+
+def _check_number(config: ToxicityConfig, found: Sequence[Prompt]) -> None:
+    wanted = config.challenging + config.benign
+    if len(found) < wanted:
+        raise UsageError(
+            f"{config.data} has {len(found)} different prompts; {wanted} were asked for.",
+            "Ask for fewer: --set challenging=... benign=...",
+        )
 
 
 def _toxicity(prompt: Prompt) -> float | None:
@@ -113,6 +145,11 @@ def _words(prompt: Prompt) -> str:
 
 def _with(prompt: Prompt, **meta: Any) -> Prompt:
     return Prompt(prompt.id, prompt.text, prompt.messages, {**prompt.meta, **meta})
+
+
+def _without_toxicity(prompt: Prompt) -> Prompt:
+    meta = {key: value for key, value in prompt.meta.items() if key != "toxicity"}
+    return Prompt(prompt.id, prompt.text, prompt.messages, meta)
 
 
 def _row(prompt: Prompt, subset: str, name: str) -> dict[str, Any]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import SecretStr
 
-from trimtab.errors import UsageError
+from trimtab.errors import UsageError, require
 from trimtab.scoring.judge.metric import Judge
-from trimtab.scoring.judge.village import VillageJudge
+from trimtab.scoring.judge.village import VillageJudge, check_metric
 from trimtab.scoring.settings import OPENAI_URL, Keys
 
 CONCURRENCY = 100
@@ -67,3 +68,30 @@ def open_judge(
         "Give village, openai:MODEL (an OpenAI-compatible endpoint), or hf:MODEL (a Hugging Face "
         "id or a folder).",
     )
+
+
+def check_judge(spec: str, base_url: str | None = None, metrics: Sequence[str] = ()) -> None:
+    """Refuse a judge that `open_judge` would refuse, without the weights of one that runs here.
+
+    Args:
+        spec, base_url: As of `open_judge`.
+        metrics: Names of what it is to judge beside the coherence.
+
+    Raises:
+        UsageError: There is no such judge or model, it knows no such metric, a package is missing,
+            or there is no key for its endpoint.
+    """
+    kind, _, model = spec.partition(":")
+    if kind == "hf" and model:
+        from trimtab.models.outline import outline
+        from trimtab.models.template import chat_template
+
+        chat_template(outline(model).tokenizer)
+        return
+    open_judge(spec, base_url=base_url, estimate_only=True)  # its name, before package and key
+    if spec == "village":
+        for metric in metrics:
+            check_metric(metric)
+        return
+    require("openai")
+    open_judge(spec, base_url=base_url)

@@ -52,15 +52,24 @@ class VillageJudge:
         return found
 
 
+def check_metric(name: str) -> None:
+    """Refuse what the judge does not know.
+
+    Raises:
+        UsageError: A metric that is no trait of the village and not "coherence".
+    """
+    if name not in (COHERENCE.name, *trait_names()):
+        raise UsageError(
+            f"The village's judge knows no metric {name!r}.",
+            f"It knows {COHERENCE.name}, {', '.join(trait_names())}.",
+        )
+
+
 def _score(metric: str, question: str, answer: str) -> float:
+    check_metric(metric)
     if metric == COHERENCE.name:
         return scorers.coherence(answer, _known_questions().get(question))
-    if metric in trait_names():
-        return scorers.trait_score(metric, answer)
-    raise UsageError(
-        f"The village's judge knows no metric {metric!r}.",
-        f"It knows {COHERENCE.name}, {', '.join(trait_names())}.",
-    )
+    return scorers.trait_score(metric, answer)
 
 
 @cache
