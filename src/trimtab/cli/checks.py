@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import torch
@@ -162,6 +162,9 @@ def model(name: str) -> Iterator[Check]:
     if name == "village":
         yield Check("ok", "model", "village is in the package")
     elif Path(name).expanduser().is_dir():
+        from trimtab.models.outline import outline
+
+        outline(name)
         yield Check("ok", "model", f"{name} is a folder here")
     else:
         yield _on_hub(name)
@@ -206,6 +209,23 @@ def _on_hub(name: str) -> Check:
     if _in_cache(name):
         return Check("ok", "model", f"{name} is on the hub and in the cache")
     return Check("ok", "model", f"{name} is on the hub; the first run downloads {size:.1f} GiB")
+
+
+def scoring(experiment: str, config: Any) -> dict[str, Iterator[Check]]:
+    """What scores in an experiment, checked; by what it is called."""
+    if experiment == "toxicity":
+        return {"scorer": scorer(config.scorer, config.scorer_label)}
+    if experiment == "persona":
+        return {"judge": judge(config.judge, config.judge_url)}
+    return {}
+
+
+def judge(name: str, url: str | None = None) -> Iterator[Check]:
+    """Whether the judge can be asked: its key is there, or its model. Nothing is asked or paid."""
+    from trimtab.scoring.judge import check_judge
+
+    check_judge(name, url)
+    yield Check("ok", "judge", f"{name} can be asked (nothing was asked now)")
 
 
 def scorer(name: str, label: str | None = None) -> Iterator[Check]:

@@ -1,7 +1,7 @@
 """`trimtab doctor`: is this machine ready, and if not, what to do."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 
 def doctor(
@@ -11,7 +11,7 @@ def doctor(
     backend: Literal["transformers", "transformer_lens", "vllm"] | None = None,
     runs: Path = Path("runs"),
 ) -> int:
-    """Check Python, packages, device, disk, tokens, model, scorer and one steered forward pass.
+    """Check Python, packages, device, disk, tokens, model, scorer or judge, and one steered pass.
 
     The exit status is 1 if something failed, else 0. A scorer that is not here yet is downloaded.
 
@@ -20,18 +20,18 @@ def doctor(
     model
         The model you mean to use.
     recipe
-        The recipe you mean to run; its model, scorer and device are checked.
+        The recipe you mean to run; its model, scorer or judge, and device are checked.
     backend
         What you mean to generate with: it is started and compared with the reference.
     runs
         Where you mean to keep runs.
     """
     from trimtab.cli import backend_check, checks
-    from trimtab.cli.run import settings
-    from trimtab.experiments.toxicity.config import ToxicityConfig
+    from trimtab.experiments.config import config_class, read_recipe, recipes
 
-    chosen = {"model": model} if model else {}
-    config = ToxicityConfig.read(settings(recipe) | chosen)
+    given = read_recipe(recipe) if recipe else {}
+    experiment = recipes()[recipe] if recipe else "toxicity"
+    config: Any = config_class(experiment).read(given | ({"model": model} if model else {}))
     failed = 0
     for subject, found in {
         "python": checks.python(),
@@ -40,7 +40,7 @@ def doctor(
         "disk": checks.disk(runs),
         "tokens": checks.tokens(),
         "model": checks.model(config.model),
-        "scorer": checks.scorer(config.scorer, config.scorer_label),
+        **checks.scoring(experiment, config),
         "steered pass": checks.steered_pass(config.model, config.device),
         "backend": backend_check.backend(backend, config.model, config.device),
     }.items():
