@@ -246,16 +246,21 @@ def test_leaving_while_a_thread_is_in_a_pass_is_an_error() -> None:
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
-def test_a_backward_pass_in_another_thread_recomputes_its_own_forward_pass(reentrant: bool) -> None:
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_backward_pass_in_another_thread_recomputes_its_own_forward_pass(
+    device: str, reentrant: bool
+) -> None:
     """As on a GPU, where autograd runs it in a thread of its own; of two batches with rows."""
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no GPU")
     lm = tiny_model("llama")
-    lm.model.train()
+    lm.model.to(device).train()
     v, w = vector(lm, 1), vector(lm, 2)
     batches: list[Any] = [
         ([[Ablate(v, 2, "response")], [Clamp(w, 1, 1.0)]], [3, 4]),
         ([[Add(w, 3)], [Ablate(w, 2, "generated", layers=[2])]], [2, 5]),
     ]
-    ids = torch.tensor(random_rows(3, [7, 7]))
+    ids = torch.tensor(random_rows(3, [7, 7]), device=device)
 
     def gradients(backward: Callable[[Callable[[], None]], Any]) -> list[Tensor]:
         lm.model.zero_grad()
