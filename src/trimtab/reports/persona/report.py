@@ -12,8 +12,7 @@ CAPTIONS = {
     "norms": "How far apart answers with and without the trait lie, layer by layer. The last row "
     "is before the final norm.",
     "sweep": "Means over development questions; the star marks the chosen cell.",
-    "steering": "No instruction, only the vector. Bands are 95 % bootstrap intervals over "
-    "questions.",
+    "steering": "No instruction, only the vector. Bands are 95 % intervals over questions.",
     "separation": "The mean state of each answer along the vector, at the chosen layer. The "
     "questions made no vector and chose no cell.",
     "cosines": "1: the same direction; 0: nothing in common; -1: opposite.",

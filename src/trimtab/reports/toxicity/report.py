@@ -16,7 +16,7 @@ from trimtab.selection.statistics import Estimate
 
 CAPTIONS = {
     "alpha_sweep_results": "Every coefficient at the chosen layer, on test prompts. Bands are 95 % "
-    "bootstrap intervals over prompts; the star is the cell chosen on development prompts.",
+    "intervals over prompts; the star is the cell chosen on development prompts.",
     "summary_statistics": "The chosen cell: scores before and after, the effect against random "
     "directions of the same norm, and what steering cost on ordinary text.",
     "toxicity_heatmaps": "The same numbers as a table; the frame marks the chosen coefficient.",
