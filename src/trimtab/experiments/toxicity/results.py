@@ -31,7 +31,7 @@ def depth(layer: int, n_layers: int) -> Depth:
 
 
 class EstimateJSON(TypedDict):
-    """A mean with its 95 % interval; low and high are null where there is none, and `note` says so."""
+    """A mean with its 95 % interval; low and high are null where there is none (see `note`)."""
 
     mean: float | None
     low: float | None
