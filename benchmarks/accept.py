@@ -12,7 +12,7 @@ from pathlib import Path
 from trimtab.cli.progress import progress
 from trimtab.experiments.toxicity import experiment as toxicity
 from trimtab.experiments.toxicity.config import ToxicityConfig
-from trimtab.village.card import Figure, measure
+from trimtab.experiments.village_card import Figure, measure
 
 
 def toxicity_figures() -> list[Figure]:

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from benchmarks.harness import Result, random_llama, timed
 from trimtab.data import Prompt
+from trimtab.experiments.refusal.candidates import Candidate, Thresholds, evaluate, select
 from trimtab.models import LanguageModel
 from trimtab.scoring.refusal import ask, first_token
-from trimtab.selection.candidates import Candidate, Thresholds, evaluate, select
 
 PROMPTS, TOKENS = 32, 32
 LIMITS = Thresholds(kl=0.1, steering=0.0)

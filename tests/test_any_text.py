@@ -12,11 +12,11 @@ from trimtab.directions.answer_file import read_answers
 from trimtab.errors import RunError
 from trimtab.experiments.persona.traits import Trait, read_trait, write_trait
 from trimtab.experiments.refusal.files import read_completions, write_json
-from trimtab.experiments.run_folder import RunFolder
-from trimtab.experiments.unit_file import append
 from trimtab.files import write_atomic
 from trimtab.origin import read_origin, write_origin
 from trimtab.parsing import read_json
+from trimtab.runs.run_folder import RunFolder
+from trimtab.runs.unit_file import append
 from trimtab.training.data import read_chats
 from trimtab.vectors import Provenance
 

@@ -23,7 +23,7 @@ from tiny_classifier import LABELS, tiny_classifier
 from trimtab import cli
 from trimtab.cli import main
 from trimtab.experiments.persona.traits import SHIPPED
-from trimtab.scale.slurm import read_request
+from trimtab.slurm.submit import read_request
 from village_server import village_server
 
 ROOT = Path(__file__).parents[1]
@@ -50,7 +50,7 @@ ELSEWHERE = {
     "wait": "a word of the shell",
     "sbatch": "tests/slurm/test_cluster_page.py",
     "accelerate": "tests/training/test_several_processes.py",
-    "bash": "tests/scale/test_scripts.py",
+    "bash": "tests/test_scripts.py",
 }
 SMALL = {
     "run toxicity": [
@@ -130,9 +130,13 @@ def executed(command: str, out: Any) -> None:
         settings += ["challenging=20", "benign=20"]
     more = [*(["--set", *settings] if settings else ()), *OPTIONS.get(kind, ())]
     with pytest.MonkeyPatch.context() as patch:
-        if words[0] == "run":  # tests/reports draw pages; here they would take most of the time
-            patch.setattr("trimtab.reports.write_report", lambda folder: folder / "report.html")
-            patch.setattr("trimtab.reports.write_comparison", lambda folders, page: page)
+        if words[0] == "run":  # tests/experiments draw pages; here they would take most of the time
+            patch.setattr(
+                "trimtab.experiments.reports.write_report", lambda folder: folder / "report.html"
+            )
+            patch.setattr(
+                "trimtab.experiments.reports.write_comparison", lambda folders, page: page
+            )
         status = main([*words, *more])
     said = out.readouterr()
     assert status == 0, f"{command}\n{shlex.join(more)}\n{said.err[-2000:]}"

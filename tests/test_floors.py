@@ -5,18 +5,18 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parents[1] / "src" / "trimtab"
 FLOORS = (
-    ("errors", "files", "parsing", "tables", "config", "origin"),
+    ("errors", "files", "parsing", "tables", "config", "origin", "statistics"),
     ("data", "vectors", "village"),
     ("models",),
     ("activations",),
     ("directions", "interventions"),
     ("generation",),
     ("scoring",),
-    ("selection",),
     ("training",),
+    ("runs",),
     ("experiments",),
-    ("reports", "scale", "conformance"),
-    ("cli", "village.train", "village.card"),
+    ("slurm", "conformance"),
+    ("cli", "village.train"),
 )
 
 

@@ -45,7 +45,7 @@ def test_the_wheel_holds_every_file_of_the_package(wheel: Path) -> None:
         "trimtab/village/weights/README.md",
         "trimtab/village/prompt_sets/rude.jsonl",
         "trimtab/experiments/recipes/toxicity/village.yaml",
-        "trimtab/reports/templates/toxicity.html.j2",
+        "trimtab/experiments/toxicity/report.html.j2",
     ):
         assert needed in found, f"{needed} is missing"
 

@@ -15,8 +15,8 @@ import transformers
 import trimtab as tt
 from trimtab.cli import main
 from trimtab.errors import TrimtabError
-from trimtab.experiments.config import EXPERIMENTS, config_class, read_recipe, recipes
-from trimtab.experiments.run_folder import RunFolder, run_path
+from trimtab.runs.config import EXPERIMENTS, config_class, read_recipe, recipes
+from trimtab.runs.run_folder import RunFolder, run_path
 from trimtab.scoring import text_sequence
 
 KEYS = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "TOGETHER_API_KEY", "TRIMTAB_GUARD_KEY", "HF_TOKEN")

@@ -15,7 +15,7 @@ import trimtab
 from trimtab import cli
 from trimtab.cli import explain, main
 from trimtab.errors import RunError, UsageError
-from trimtab.experiments.config import read_recipe
+from trimtab.runs.config import read_recipe
 
 VERBS = (
     ["run", "toxicity"],

@@ -9,8 +9,8 @@ import torch
 
 from trimtab.cli import main
 from trimtab.experiments.refusal import files
+from trimtab.experiments.refusal.candidates import Candidate
 from trimtab.models import load
-from trimtab.selection.candidates import Candidate
 from trimtab.vectors.formats.refusal import RefusalDirection, write_refusal
 
 

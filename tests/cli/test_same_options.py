@@ -11,8 +11,8 @@ from trimtab.cli import main
 from trimtab.cli.run import EXPERIMENTS
 from trimtab.config import Config
 from trimtab.errors import UsageError
-from trimtab.experiments.config import config_class, read_recipe, recipes
-from trimtab.experiments.shards import current
+from trimtab.runs.config import config_class, read_recipe, recipes
+from trimtab.runs.shards import current
 
 NAMES = [verb.__name__ for verb in EXPERIMENTS]
 # words -> (the settings they mean, for each model that is run)
@@ -61,8 +61,10 @@ def ran(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, Conf
             return runs / name
 
         monkeypatch.setattr(f"trimtab.experiments.{name}.experiment.run", run)
-    monkeypatch.setattr("trimtab.reports.write_report", lambda folder: folder / "report.html")
-    monkeypatch.setattr("trimtab.reports.write_comparison", lambda _, page: page)
+    monkeypatch.setattr(
+        "trimtab.experiments.reports.write_report", lambda folder: folder / "report.html"
+    )
+    monkeypatch.setattr("trimtab.experiments.reports.write_comparison", lambda _, page: page)
     return seen
 
 
@@ -83,7 +85,7 @@ def test_a_shard_and_slurm_take_the_same_words(
     experiment: str, ran: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr("trimtab.scale.slurm.submit", lambda request: asked.append(request) or [])
+    monkeypatch.setattr("trimtab.slurm.submit.submit", lambda request: asked.append(request) or [])
     for words in COMMON:
         assert main(["run", experiment, *words.split(), "--slurm", "--time", "30"]) == 0
         assert list(asked[-1].words) == ["run", experiment, *words.split()]

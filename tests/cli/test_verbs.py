@@ -114,7 +114,9 @@ def test_each_model_of_a_command_is_run(
     monkeypatch.chdir(tmp_path)
     Path("hamlet").symlink_to(str(files("trimtab.village") / "weights"))
     monkeypatch.setattr(f"trimtab.experiments.{experiment}.experiment.run", run)
-    monkeypatch.setattr("trimtab.reports.write_report", lambda folder: folder / "report.html")
+    monkeypatch.setattr(
+        "trimtab.experiments.reports.write_report", lambda folder: folder / "report.html"
+    )
     words = ["run", experiment, "--model", "village", "--model", "hamlet", "--runs", str(tmp_path)]
     assert main([*words, "--set", "seed=3", *settings]) == 0
     pages = [line.removeprefix("report: ") for line in capsys.readouterr().out.splitlines()]

@@ -12,7 +12,7 @@ from trimtab.errors import RunError
 from trimtab.experiments.finetune.bench import Bench
 from trimtab.experiments.finetune.config import FinetuneConfig
 from trimtab.experiments.finetune.results import results
-from trimtab.experiments.run_folder import quiet
+from trimtab.runs.run_folder import quiet
 
 CONFIG = FinetuneConfig.read({"seeds": (0, 1), "steps": 4, "points": 2, "questions": 3,
                               "after": (-0.5, -1.5)})  # fmt: skip

@@ -11,10 +11,10 @@ from trimtab.errors import UsageError
 from trimtab.experiments.finetune import experiment
 from trimtab.experiments.finetune.bench import Bench
 from trimtab.experiments.finetune.config import FinetuneConfig
-from trimtab.experiments.run_folder import RunFolder
+from trimtab.experiments.finetune.figures import predicted
+from trimtab.experiments.finetune.report import write_finetune_report
 from trimtab.models import load
-from trimtab.reports.finetune.figures import predicted
-from trimtab.reports.finetune.report import write_finetune_report
+from trimtab.runs.run_folder import RunFolder
 from trimtab.village import scorers
 
 SMALL: dict[str, Any] = {
@@ -86,8 +86,8 @@ def test_the_page_says_what_was_missed(ran: Path) -> None:
 def test_every_row_and_card_of_the_page_has_its_own_numbers(
     ran: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trimtab.reports.finetune.report.draw", lambda r, _: [])
-    monkeypatch.setattr("trimtab.reports.finetune.report.captioned", lambda *_: Anything())
+    monkeypatch.setattr("trimtab.experiments.finetune.report.draw", lambda r, _: [])
+    monkeypatch.setattr("trimtab.experiments.finetune.report.captioned", lambda *_: Anything())
     found = results(ran)
     for i, arm in enumerate(("plain", "preventative", "ablation"), 1):
         found["arms"][arm] |= {

@@ -9,17 +9,17 @@ import torch
 
 from trimtab.data import Prompt
 from trimtab.errors import RunError
-from trimtab.experiments import grid
-from trimtab.experiments.grid import UNSTEERED, Cell
 from trimtab.experiments.persona import results
 from trimtab.experiments.persona.bench import Answers, Bench
 from trimtab.experiments.persona.config import PersonaConfig
 from trimtab.experiments.persona.traits import read_trait
-from trimtab.experiments.run_folder import RunFolder, quiet
 from trimtab.generation import Completion
+from trimtab.runs import completions as grid
+from trimtab.runs.completions import UNSTEERED, Cell
+from trimtab.runs.run_folder import RunFolder, quiet
 from trimtab.scoring.judge import Judgement, open_judge
 from trimtab.scoring.judge.usage import Usage
-from trimtab.selection.statistics import mean_interval, paired_difference
+from trimtab.statistics.estimates import mean_interval, paired_difference
 from trimtab.vectors import Provenance, SteeringVector
 from village_server import Server, village_server
 

@@ -16,11 +16,11 @@ from trimtab.experiments.persona.bench import Answers
 from trimtab.experiments.persona.config import PersonaConfig
 from trimtab.experiments.persona.experiment import run
 from trimtab.experiments.persona.traits import SHIPPED
+from trimtab.experiments.reports import write_report
 from trimtab.experiments.side_effects import ordinary
 from trimtab.generation import Completion
 from trimtab.interventions import Add
 from trimtab.models import encode, load
-from trimtab.reports import write_report
 from trimtab.scoring import losses, total
 from trimtab.village.scorers import trait_score
 

@@ -11,14 +11,14 @@ from scipy import stats
 
 from trimtab.data import Prompt
 from trimtab.experiments.refusal import results as module
+from trimtab.experiments.refusal.candidates import Candidate
 from trimtab.experiments.refusal.coherence import degenerate
 from trimtab.experiments.refusal.config import RefusalConfig
+from trimtab.experiments.refusal.report import write_refusal_report
 from trimtab.experiments.refusal.results import Found, results
 from trimtab.generation import Completion
-from trimtab.reports.refusal.report import write_refusal_report
 from trimtab.scoring.loss import Loss
-from trimtab.selection.candidates import Candidate
-from trimtab.selection.statistics import mean_interval, paired_difference
+from trimtab.statistics.estimates import mean_interval, paired_difference
 
 N = 20
 LM: Any = SimpleNamespace(name="m", n_layers=10, d_model=2, fingerprint="f", dtype=torch.float32,

@@ -13,6 +13,7 @@ import torch
 
 from trimtab.data import Prompt
 from trimtab.errors import RunError, UsageError
+from trimtab.experiments.refusal.candidates import mean_differences
 from trimtab.experiments.refusal.coherence import degenerate
 from trimtab.experiments.refusal.config import RefusalConfig
 from trimtab.experiments.refusal.experiment import run
@@ -22,7 +23,6 @@ from trimtab.interventions import Ablate, Add
 from trimtab.models import load
 from trimtab.scoring.jailbreak import jailbreak_judge
 from trimtab.scoring.refusal import next_token_probabilities, refusal_score
-from trimtab.selection.candidates import mean_differences
 
 SMALL = RefusalConfig.read({
     "n_train": 16, "n_val": 6, "n_test": 6, "max_new_tokens": 8, "loss_texts": 2,

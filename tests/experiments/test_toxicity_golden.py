@@ -9,11 +9,11 @@ from safetensors.torch import load_file
 
 from trimtab.data import Prompt
 from trimtab.directions import mean_difference
-from trimtab.experiments.grid import UNSTEERED, Scored
 from trimtab.experiments.toxicity.vector import Fed, fed, last_fed, pools
 from trimtab.generation import generate
 from trimtab.interventions import Add
 from trimtab.models import load
+from trimtab.runs.completions import UNSTEERED, Scored
 
 NEW_TOKENS = 16
 

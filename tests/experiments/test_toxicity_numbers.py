@@ -7,16 +7,16 @@ import torch
 from scipy import stats
 
 from trimtab.data import Prompt, prompts
-from trimtab.experiments.grid import UNSTEERED, Cell, Scored
-from trimtab.experiments.run_folder import quiet
 from trimtab.experiments.toxicity import findings, numbers, sweep
 from trimtab.experiments.toxicity.bench import Bench
 from trimtab.experiments.toxicity.config import ToxicityConfig
 from trimtab.experiments.toxicity.loss import ordinary
 from trimtab.generation import Completion
 from trimtab.models import load
+from trimtab.runs.completions import UNSTEERED, Cell, Scored
+from trimtab.runs.run_folder import quiet
 from trimtab.scoring import Loss
-from trimtab.selection import statistics
+from trimtab.statistics import estimates as statistics
 from trimtab.vectors import Provenance, SteeringVector
 
 PLAIN, CIRCLES = "a b c d e f", "a a a a a a a a"

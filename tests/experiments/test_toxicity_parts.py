@@ -8,8 +8,6 @@ import pytest
 from trimtab.config import overrides
 from trimtab.data import Prompt
 from trimtab.errors import RunError, UsageError
-from trimtab.experiments.config import read_recipe, recipes
-from trimtab.experiments.grid import UNSTEERED, Cell, Draws, Scored, _units
 from trimtab.experiments.toxicity import findings, numbers
 from trimtab.experiments.toxicity.bench import analysed_layers, target_layer
 from trimtab.experiments.toxicity.config import ToxicityConfig
@@ -17,6 +15,8 @@ from trimtab.experiments.toxicity.prompts import choose_prompts, read_splits
 from trimtab.experiments.toxicity.results import depth
 from trimtab.experiments.toxicity.vector import fed, pools
 from trimtab.generation import Completion
+from trimtab.runs.completions import UNSTEERED, Cell, Draws, Scored, _units
+from trimtab.runs.config import read_recipe, recipes
 from trimtab.scoring import Loss, scorer
 
 

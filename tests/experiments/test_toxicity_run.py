@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from trimtab.errors import RunError, UsageError
-from trimtab.experiments import grid
 from trimtab.experiments.toxicity.config import ToxicityConfig
 from trimtab.experiments.toxicity.experiment import layers_of, run
-from trimtab.reports.toxicity.study import Study
+from trimtab.experiments.toxicity.study import Study
+from trimtab.runs import completions as grid
 from trimtab.vectors import SteeringVector
 
 SMALL = ToxicityConfig.read({

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from trimtab.errors import UsageError
-from trimtab.experiments.config import EXPERIMENTS, config_class
+from trimtab.runs.config import EXPERIMENTS, config_class
 from trimtab.village.identity import WEIGHTS, is_village
 
 DATA = {

@@ -12,11 +12,11 @@ import torch
 import trimtab as tt
 from tiny_models import tiny_model
 from trimtab.errors import RunError, UsageError
+from trimtab.experiments.refusal.candidates import evaluate, mean_differences, select
 from trimtab.experiments.refusal.config import RefusalConfig
 from trimtab.experiments.refusal.experiment import run
-from trimtab.models.lens import lens_model
+from trimtab.models.transformer_lens import lens_model
 from trimtab.scoring.refusal import measured_refusal_tokens, next_token_probabilities
-from trimtab.selection.candidates import evaluate, mean_differences, select
 
 pytest.importorskip("transformer_lens", reason="make test-tl has it")
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from trimtab.errors import UsageError
-from trimtab.experiments.run_folder import RunFolder
+from trimtab.runs.run_folder import RunFolder
 
 CONFIG = {"model": "village", "seed": 3}
 SIZES = [2, 3, 1, 3, 2]
@@ -140,7 +140,7 @@ def test_what_is_whole_stays_when_making_the_rest_is_stopped(tmp_path: Path) -> 
 
 
 def test_shards_do_not_take_edited_rows(tmp_path: Path) -> None:
-    from trimtab.experiments.shards import Shard, working_as
+    from trimtab.runs.shards import Shard, working_as
 
     run = tmp_path / "run"
     with working_as(Shard(1, 2)):

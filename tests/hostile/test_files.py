@@ -34,19 +34,19 @@ from trimtab.conformance import expectations
 from trimtab.directions.answer_file import read_answers
 from trimtab.directions.conversation import read_conversations
 from trimtab.errors import TrimtabError
-from trimtab.experiments.config import config_class
 from trimtab.experiments.persona.rollouts import read_table, table_text
 from trimtab.experiments.persona.traits import read_trait
 from trimtab.experiments.refusal.files import read_completions, read_mean_diffs
-from trimtab.experiments.run_folder import RunFolder, config_hash
-from trimtab.experiments.shards import made
-from trimtab.experiments.unit_file import Units
+from trimtab.experiments.reports import plot_candidates
+from trimtab.experiments.toxicity.study import Study
 from trimtab.origin import read_origin
-from trimtab.reports import plot_candidates
-from trimtab.reports.toxicity.study import Study
-from trimtab.scale.jobs import jobs
+from trimtab.runs.config import config_class
+from trimtab.runs.run_folder import RunFolder, config_hash
+from trimtab.runs.shards import made
+from trimtab.runs.unit_file import Units
 from trimtab.scoring.judge.cache import Cache, Reply
 from trimtab.scoring.settings import Keys
+from trimtab.slurm.jobs import jobs
 from trimtab.training.config import read_config, read_file
 from trimtab.training.data import read_chats
 from trimtab.vectors import SteeringVector, load_vector
@@ -246,9 +246,9 @@ def _test_module(name: str) -> Any:
 
 
 def _results() -> dict[str, Any]:
-    toxicity = _test_module("reports/test_toxicity_report")
-    persona = _test_module("reports/test_persona_report")
-    refusal = _test_module("reports/test_refusal_report")
+    toxicity = _test_module("experiments/test_toxicity_report")
+    persona = _test_module("experiments/test_persona_report")
+    refusal = _test_module("experiments/test_refusal_report")
     finetune = _test_module("experiments/test_finetune_results")
     scores = {"challenging": {"toxicity_scores": [0.9, 0.5]}, "benign": {"toxicity_scores": [0, 0]}}
     level = {"auc": 0.9, "auc_cheap": 0.8, "difference": [0.0, 1.5], "labels": [0, 1]}

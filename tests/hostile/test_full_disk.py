@@ -20,12 +20,12 @@ import torch
 from trimtab.errors import RunError
 from trimtab.experiments.persona.rollouts import write_table
 from trimtab.experiments.persona.traits import Trait, write_trait
-from trimtab.experiments.run_folder import RunFolder
-from trimtab.experiments.unit_file import append
 from trimtab.files import write_atomic
 from trimtab.origin import write_origin
-from trimtab.reports.page import render
-from trimtab.reports.style import save as save_figure
+from trimtab.runs.page import render
+from trimtab.runs.run_folder import RunFolder
+from trimtab.runs.style import save as save_figure
+from trimtab.runs.unit_file import append
 from trimtab.vectors import SteeringVector
 from trimtab.vectors.formats.gguf import write_gguf
 from trimtab.vectors.formats.persona import write_persona
@@ -64,7 +64,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
         pd.DataFrame([["The mill " * 900]], columns=["answer"]), path),
     "trait.json": lambda path: write_trait(Trait("t", (("a", "b" * 900),), ("q",), "p"), path),
     "origin.json": lambda path: write_origin(path, {"a": "b" * 900}),
-    "page.html": lambda path: render("comparison.html.j2", path, rows=[]),
+    "page.html": lambda path: render("experiments/toxicity/comparison.html.j2", path, rows=[]),
     "figure.png": _figure,
     "rows.jsonl": lambda path: append(path, [{"unit": 0, "text": "The mill" * 900}]),
 }  # fmt: skip

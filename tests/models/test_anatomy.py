@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from tiny_models import ARCHITECTURES, tiny_model, tiny_network
 from trimtab.errors import UsageError
 from trimtab.models import LanguageModel, find_anatomy
-from trimtab.models.proof import prove
+from trimtab.models.verify_anatomy import prove
 
 POST_NORM = ("post_attention_layernorm", "post_feedforward_layernorm")
 WRITES = {  # read off transformers' own modeling files

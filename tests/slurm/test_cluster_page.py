@@ -12,7 +12,7 @@ import yaml
 from on_slurm import needs_slurm, processes, state, until, wait_for
 
 from trimtab import village
-from trimtab.experiments.config import read_recipe
+from trimtab.runs.config import read_recipe
 
 pytestmark = needs_slurm
 

@@ -3,7 +3,7 @@
 import pytest
 from scipy import stats
 
-from trimtab.village.card import Card, Figure, measure
+from trimtab.experiments.village_card import Card, Figure, measure
 
 SLACK = {"score": 12, "coherence": 12, "share": 0.1, "rud": 0.1, "answer": 0.1, "refused": 0.1}
 

@@ -157,7 +157,7 @@ def _read_env_file() -> None:
 def _scaled(words: list[str]) -> int:
     """Run the command here, as a shard of a run, or as Slurm jobs."""
     if "--slurm" in words:
-        from trimtab.scale.slurm import read_request, submit
+        from trimtab.slurm.submit import read_request, submit
 
         if request := read_request(words):
             _check(list(request.words))
@@ -165,7 +165,7 @@ def _scaled(words: list[str]) -> int:
             print(f"submitted: {' '.join(ids)}")
             print("follow them with: trimtab jobs")
             return 0
-    from trimtab.experiments.shards import Shard, working_as
+    from trimtab.runs.shards import Shard, working_as
 
     words, share = _without_shard(words)
     with working_as(None if share is None else Shard.parse(share)):

@@ -27,7 +27,7 @@ def doctor(
         Where you mean to keep runs.
     """
     from trimtab.cli import backend_check, checks
-    from trimtab.experiments.config import config_class, read_recipe, recipes
+    from trimtab.runs.config import config_class, read_recipe, recipes
 
     given = read_recipe(recipe) if recipe else {}
     experiment = recipes()[recipe] if recipe else "toxicity"

@@ -14,7 +14,7 @@ def jobs(*, runs: Path = Path("runs"), lines: int = 5) -> None:
     lines
         How many lines of each log.
     """
-    from trimtab.scale.jobs import jobs as submitted
+    from trimtab.slurm.jobs import jobs as submitted
 
     for job in submitted(runs, lines):
         killed = f" (kills: {job.kills})" if job.kills else ""

@@ -44,10 +44,10 @@ def layers(
     from trimtab.cli.progress import progress
     from trimtab.cli.run import settings
     from trimtab.errors import UsageError
+    from trimtab.experiments.reports import layers_of_file, plot
     from trimtab.experiments.toxicity import experiment as toxicity
     from trimtab.experiments.toxicity.config import ToxicityConfig
     from trimtab.parsing import read_json
-    from trimtab.reports import layers_of_file, plot
 
     given = settings(recipe, config, set or (), setting, "toxicity") | (
         {"model": model} if model else {}

@@ -34,7 +34,7 @@ def monitor(
     from trimtab.directions.projection import Axis
     from trimtab.files import write_atomic
     from trimtab.models import load
-    from trimtab.reports.monitoring.figures import draw_drift
+    from trimtab.runs.monitoring.figures import draw_drift
     from trimtab.tables import csv_text
 
     conversations = read_conversations(file)

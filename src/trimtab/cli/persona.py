@@ -145,12 +145,12 @@ def extract(
         What reads the activations; transformer_lens and vllm are extras.
     """
     from trimtab.experiments.checks import check_model
-    from trimtab.experiments.config import ModelConfig
     from trimtab.experiments.persona import extraction
     from trimtab.experiments.persona.rollouts import read_table
     from trimtab.generation.backends import model_of, reader
     from trimtab.models import load
     from trimtab.models.threads import use_one_thread_if_small
+    from trimtab.runs.config import ModelConfig
 
     with_trait, without = read_table(pos, trait), read_table(neg, trait)
     extraction.keep(

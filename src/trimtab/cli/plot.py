@@ -13,8 +13,8 @@ def plot(source: Path, /, *, output: Path | None = None) -> None:
     output
         Where the plots go; left out: plots/ beside the results.
     """
-    from trimtab import reports
-    from trimtab.reports.page import saved
+    from trimtab.experiments import reports
+    from trimtab.runs.page import saved
 
     with saved(source):
         if source.is_dir() and output is None:

@@ -66,7 +66,7 @@ def project(
     found = projections(lm, answers.answers, axes, kind, published=dtype == "bfloat16")
     columns = {name: found[:, i].tolist() for i, name in enumerate(names)}
     if per_token is not None:
-        from trimtab.reports.monitoring.tokens import write_token_page
+        from trimtab.runs.monitoring.tokens import write_token_page
 
         write_token_page(lm, answers.answers, dict(zip(names, axes, strict=True)), per_token)
         print(f"page: {per_token}")

@@ -56,7 +56,7 @@ def directions(
         What runs the model; transformer_lens and vllm are extras.
     """
     from trimtab.experiments.refusal import files
-    from trimtab.selection.candidates import mean_differences
+    from trimtab.experiments.refusal.candidates import mean_differences
     from trimtab.vectors.formats.torch_file import write_tensor
 
     config = _config(model, chat_template, backend, harmful, harmless, refusal_tokens)
@@ -114,9 +114,8 @@ def select(
     backend
         What runs the model; transformer_lens and vllm are extras.
     """
-    from trimtab.experiments.refusal import files
-    from trimtab.reports import plot_candidates
-    from trimtab.selection import candidates
+    from trimtab.experiments.refusal import candidates, files
+    from trimtab.experiments.reports import plot_candidates
 
     diffs = files.read_mean_diffs(directions)
     config = _config(model, chat_template, backend, harmful, harmless, refusal_tokens)

@@ -82,7 +82,7 @@ def configs(
     Raises:
         UsageError: A setting is unknown, out of its range, or missing.
     """
-    from trimtab.experiments.config import config_class
+    from trimtab.runs.config import config_class
 
     read = config_class(experiment).read
     given = settings(recipe, config, set or (), setting, experiment)
@@ -93,9 +93,9 @@ def _run(experiment: str, every: "Sequence[Config]", runs: Path) -> None:
     """Run each model and write its page, or do this shard's share."""
     from trimtab.cli.progress import progress
     from trimtab.experiments.checks import check_new
-    from trimtab.experiments.shards import current
-    from trimtab.reports import write_comparison, write_report
-    from trimtab.reports.page import read_json_if_there
+    from trimtab.experiments.reports import write_comparison, write_report
+    from trimtab.runs.page import read_json_if_there
+    from trimtab.runs.shards import current
 
     run = import_module(f"trimtab.experiments.{experiment}.experiment").run
     for config in every[1:]:  # the first is checked as it begins
@@ -129,7 +129,7 @@ def settings(
         UsageError: No such recipe (of the experiment) or file, or a pair that is not key=value.
     """
     from trimtab.config import overrides, read_yaml
-    from trimtab.experiments.config import read_recipe
+    from trimtab.runs.config import read_recipe
 
     named = [f"{key.replace('-', '_')}={value}" for key, value in (single or {}).items()]
     given = overrides([*pairs, *named])

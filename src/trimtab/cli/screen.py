@@ -54,7 +54,7 @@ def screen(
     from trimtab.errors import UsageError
     from trimtab.files import write_atomic
     from trimtab.models import load
-    from trimtab.reports.monitoring.figures import draw_histogram
+    from trimtab.runs.monitoring.figures import draw_histogram
     from trimtab.tables import csv_text
     from trimtab.training import screening
 

@@ -17,7 +17,7 @@ def card(*, reduced: bool = False, json: bool = False) -> int:
     json
         Print JSON, for machines.
     """
-    from trimtab.village.card import measure
+    from trimtab.experiments.village_card import measure
 
     def tell(section: str) -> None:
         print(f"measuring {section}", file=sys.stderr, flush=True)

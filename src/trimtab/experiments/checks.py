@@ -16,12 +16,12 @@ from typing import Protocol
 from trimtab.config import Config
 from trimtab.data import on_hub
 from trimtab.errors import RunError, TrimtabError, UsageError
-from trimtab.experiments.config import ModelConfig
-from trimtab.experiments.run_folder import is_new, run_path
 from trimtab.experiments.side_effects import COMPLETIONS, named
 from trimtab.generation.backends import require_backend
 from trimtab.models.outline import Outline, outline
 from trimtab.models.template import chat_template
+from trimtab.runs.config import ModelConfig
+from trimtab.runs.run_folder import is_new, run_path
 
 
 @dataclass(frozen=True)

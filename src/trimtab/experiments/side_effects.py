@@ -8,11 +8,11 @@ from typing import Any
 
 from trimtab.data import PromptSet, prompts
 from trimtab.errors import UsageError
-from trimtab.experiments.grid import UNSTEERED, Cell
-from trimtab.experiments.run_folder import Progress, Row, RunFolder
 from trimtab.generation import Completion
 from trimtab.interventions import Intervention
 from trimtab.models import LanguageModel
+from trimtab.runs.completions import UNSTEERED, Cell
+from trimtab.runs.run_folder import Progress, Row, RunFolder
 from trimtab.scoring import (
     Loss,
     TokenSequence,

@@ -14,7 +14,7 @@ from trimtab.activations.texts import Text
 from trimtab.errors import UsageError
 from trimtab.generation.rows import Backend
 from trimtab.models import LanguageModel
-from trimtab.models.lens import lens_model
+from trimtab.models.transformer_lens import lens_model
 
 
 class Reader(Protocol):
@@ -88,6 +88,6 @@ def model_of(name: str, lm: LanguageModel) -> LanguageModel:
     written at its hook points; otherwise `lm` itself.
 
     Raises:
-        UsageError, RunError: As `trimtab.models.lens.lens_model`.
+        UsageError, RunError: As `trimtab.models.transformer_lens.lens_model`.
     """
     return lens_model(lm) if name == "transformer_lens" else lm

@@ -15,7 +15,7 @@ from trimtab.generation.rows import Answer, Row, Split
 from trimtab.generation.sampling import Sampling
 from trimtab.interventions.steering import is_open
 from trimtab.models import LanguageModel
-from trimtab.models.lens import lens_model
+from trimtab.models.transformer_lens import lens_model
 
 
 def complete(

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from trimtab.errors import UsageError
-from trimtab.models.proof import prove
+from trimtab.models.verify_anatomy import prove
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from trimtab.models import template
 from trimtab.models.anatomy import Anatomy, find_anatomy
 from trimtab.models.fingerprint import base_fingerprint, fingerprint
-from trimtab.models.proof import input_device
+from trimtab.models.verify_anatomy import input_device
 
 _NO_LIMIT = 1_000_000  # tokens; where neither configuration nor tokenizer declares a length
 

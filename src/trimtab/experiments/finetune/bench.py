@@ -15,12 +15,12 @@ from trimtab.directions import mean_difference
 from trimtab.directions.projection import Axis, projections
 from trimtab.errors import RunError, UsageError
 from trimtab.experiments.finetune.config import FinetuneConfig
-from trimtab.experiments.run_folder import Progress, RunFolder
 from trimtab.generation import Completion, generate
 from trimtab.generation.backends import reader
 from trimtab.interventions import Add
 from trimtab.models import LanguageModel, load
 from trimtab.models.threads import use_one_thread_if_small
+from trimtab.runs.run_folder import Progress, RunFolder
 from trimtab.training.config import SteeringConfig, TrainingConfig
 from trimtab.training.data import read_chats
 from trimtab.training.sft import train

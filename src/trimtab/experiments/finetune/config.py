@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from trimtab.config import Config
 from trimtab.errors import UsageError
-from trimtab.experiments.config import is_of_village
+from trimtab.runs.config import is_of_village
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, lt=1)]

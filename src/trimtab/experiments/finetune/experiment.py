@@ -25,10 +25,10 @@ from trimtab.experiments.checks import check_new
 from trimtab.experiments.finetune.bench import ARMS, Bench, Chats
 from trimtab.experiments.finetune.config import FinetuneConfig
 from trimtab.experiments.finetune.results import results
-from trimtab.experiments.run_folder import Progress, RunFolder, quiet, run_path
-from trimtab.experiments.shards import current
 from trimtab.interventions import Add
 from trimtab.models import LanguageModel
+from trimtab.runs.run_folder import Progress, RunFolder, quiet, run_path
+from trimtab.runs.shards import current
 from trimtab.scoring.loss import TokenSequence, losses, total
 from trimtab.training.data import example
 

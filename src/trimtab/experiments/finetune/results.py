@@ -32,9 +32,9 @@ from typing import Any
 
 from trimtab.data import prompts
 from trimtab.experiments.finetune.config import FinetuneConfig
-from trimtab.experiments.run_folder import config_hash
 from trimtab.models import LanguageModel
-from trimtab.selection.statistics import Estimate, correlation, mean_interval
+from trimtab.runs.run_folder import config_hash
+from trimtab.statistics.estimates import Estimate, correlation, mean_interval
 from trimtab.vectors import SteeringVector
 
 JSON = dict[str, Any]

@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 
 from trimtab.data import Prompt
 from trimtab.errors import RunError
-from trimtab.experiments.grid import Cell, Draws, answers
-from trimtab.experiments.model import load_model
 from trimtab.experiments.persona.config import PersonaConfig
 from trimtab.experiments.persona.traits import Trait
-from trimtab.experiments.run_folder import Progress, Row, RunFolder
 from trimtab.generation import Completion
 from trimtab.generation.backends import model_of
 from trimtab.interventions import Intervention
 from trimtab.models import LanguageModel
+from trimtab.runs.completions import Cell, Draws, answers
+from trimtab.runs.model import load_model
+from trimtab.runs.run_folder import Progress, Row, RunFolder
 from trimtab.scoring.judge import COHERENCE, Judge, open_judge
 
 JSON = dict[str, Any]

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from trimtab.experiments.config import ModelConfig, is_of_village, read_recipe
+from trimtab.runs.config import ModelConfig, is_of_village, read_recipe
 from trimtab.village.identity import NAME, is_village
 
 Positive = Annotated[int, Field(gt=0)]

@@ -13,7 +13,6 @@ import pandas as pd
 
 from trimtab.errors import UsageError
 from trimtab.experiments.checks import check_model
-from trimtab.experiments.grid import UNSTEERED, Cell
 from trimtab.experiments.persona import results as numbers
 from trimtab.experiments.persona.bench import LEAST_SCORED, Answers
 from trimtab.experiments.persona.config import PersonaConfig
@@ -38,8 +37,9 @@ from trimtab.models import LanguageModel, load
 from trimtab.models.template import render
 from trimtab.models.threads import use_one_thread_if_small
 from trimtab.origin import Origin, differences, digest, read_origin, write_origin
+from trimtab.runs.completions import UNSTEERED, Cell
 from trimtab.scoring.judge import COHERENCE, Judge
-from trimtab.scoring.judge.opening import check_judge, open_judge
+from trimtab.scoring.judge.open_judge import check_judge, open_judge
 from trimtab.vectors import load_vector
 
 Say = Callable[[str], None]

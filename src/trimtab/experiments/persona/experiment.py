@@ -15,7 +15,6 @@ from trimtab.data import Prompt
 from trimtab.directions.projection import Axis, projections
 from trimtab.errors import UsageError
 from trimtab.experiments.checks import check_new
-from trimtab.experiments.grid import UNSTEERED, Cell
 from trimtab.experiments.persona import results
 from trimtab.experiments.persona.bench import JSON, Answers, Bench
 from trimtab.experiments.persona.config import PersonaConfig
@@ -29,13 +28,14 @@ from trimtab.experiments.persona.rollouts import (
     write_table,
 )
 from trimtab.experiments.persona.traits import Trait, read_trait
-from trimtab.experiments.run_folder import Progress, RunFolder, quiet, run_path
 from trimtab.experiments.side_effects import cell_losses, loss_json, ordinary
 from trimtab.generation import Completion
 from trimtab.generation.backends import reader
 from trimtab.interventions import Add
+from trimtab.runs.completions import UNSTEERED, Cell
+from trimtab.runs.run_folder import Progress, RunFolder, quiet, run_path
 from trimtab.scoring.judge import COHERENCE
-from trimtab.selection.statistics import smallest_detectable
+from trimtab.statistics.estimates import smallest_detectable
 from trimtab.vectors import SteeringVector
 
 SIDES: tuple[Side, Side] = ("pos", "neg")

@@ -36,15 +36,15 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from trimtab.errors import RunError, UsageError
-from trimtab.experiments.grid import UNSTEERED, Cell
 from trimtab.experiments.persona.bench import JSON, LEAST_SCORED, Answers, Bench
 from trimtab.experiments.persona.config import PersonaConfig
 from trimtab.experiments.persona.extraction import Kept
-from trimtab.experiments.run_folder import config_hash
 from trimtab.experiments.side_effects import loss_json
+from trimtab.runs.completions import UNSTEERED, Cell
+from trimtab.runs.run_folder import config_hash
 from trimtab.scoring import Loss
-from trimtab.selection import guards
-from trimtab.selection.statistics import Effect, Estimate, mean_interval, paired_difference
+from trimtab.statistics import guards
+from trimtab.statistics.estimates import Effect, Estimate, mean_interval, paired_difference
 from trimtab.vectors import SteeringVector
 from trimtab.vectors.provenance import LAYER_CONVENTION
 

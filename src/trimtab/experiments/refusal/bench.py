@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from trimtab.data import Prompt
-from trimtab.experiments.grid import UNSTEERED, Draws, complete
-from trimtab.experiments.model import load_model
 from trimtab.experiments.refusal import files
 from trimtab.experiments.refusal.coherence import degenerate
 from trimtab.experiments.refusal.config import RefusalConfig
-from trimtab.experiments.run_folder import Progress, RunFolder
 from trimtab.generation import Completion
 from trimtab.generation.backends import model_of
 from trimtab.interventions import Intervention
 from trimtab.models import LanguageModel
 from trimtab.models.families import use_published_template
 from trimtab.models.threads import use_one_thread_if_small
+from trimtab.runs.completions import UNSTEERED, Draws, complete
+from trimtab.runs.model import load_model
+from trimtab.runs.run_folder import Progress, RunFolder
 from trimtab.scoring.jailbreak import JailbreakJudge, jailbreak_judge
 from trimtab.scoring.substring import SubstringScorer
 

@@ -13,11 +13,11 @@ from torch import Tensor
 from trimtab.activations import EndOfInstruction, capture
 from trimtab.data import Prompt
 from trimtab.directions import pca
+from trimtab.experiments.refusal.candidates import Candidate, divergence
 from trimtab.interventions import Ablate, Add, Intervention
 from trimtab.models import LanguageModel
 from trimtab.scoring.refusal import next_token_probabilities, refusal_score
-from trimtab.selection.candidates import Candidate, divergence
-from trimtab.selection.statistics import mean_interval, paired_difference
+from trimtab.statistics.estimates import mean_interval, paired_difference
 
 JSON = dict[str, Any]
 RANDOM_DIRECTIONS = 20

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from trimtab.experiments.config import ModelConfig, is_of_village
 from trimtab.experiments.refusal.coherence import Rule
+from trimtab.runs.config import ModelConfig, is_of_village
 
 Positive = Annotated[int, Field(gt=0)]
 

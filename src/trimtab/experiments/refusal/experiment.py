@@ -33,6 +33,13 @@ from trimtab.experiments.refusal.bench import (
     judged,
     open_bench,
 )
+from trimtab.experiments.refusal.candidates import (
+    Candidate,
+    Thresholds,
+    evaluate,
+    mean_differences,
+    select,
+)
 from trimtab.experiments.refusal.config import RefusalConfig
 from trimtab.experiments.refusal.files import HARMLESS
 from trimtab.experiments.refusal.prompts import (
@@ -44,16 +51,9 @@ from trimtab.experiments.refusal.prompts import (
     refusal_tokens,
 )
 from trimtab.experiments.refusal.results import Found, results
-from trimtab.experiments.run_folder import Progress, RunFolder, quiet, run_path
 from trimtab.generation import generate
 from trimtab.interventions import Add
-from trimtab.selection.candidates import (
-    Candidate,
-    Thresholds,
-    evaluate,
-    mean_differences,
-    select,
-)
+from trimtab.runs.run_folder import Progress, RunFolder, quiet, run_path
 from trimtab.vectors.formats.torch_file import write_tensor
 
 JSON = dict[str, Any]

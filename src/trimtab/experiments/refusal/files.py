@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trimtab.errors import UsageError
+from trimtab.experiments.refusal.candidates import Candidate, dropped, nearest
 from trimtab.files import write_atomic
 from trimtab.generation import Completion
 from trimtab.interventions import Ablate, Add, Intervention
@@ -19,7 +20,6 @@ from trimtab.models import LanguageModel
 from trimtab.origin import differences, read_origin, write_origin
 from trimtab.parsing import read_json
 from trimtab.scoring.jailbreak import JailbreakJudge
-from trimtab.selection.candidates import Candidate, dropped, nearest
 from trimtab.vectors.formats.refusal import DIRECTION, RefusalDirection, write_refusal
 from trimtab.vectors.formats.torch_file import read_tensor
 

@@ -21,9 +21,9 @@ from trimtab.data import Prompt, PromptSet, prompts
 from trimtab.errors import UsageError
 from trimtab.experiments.refusal.files import read_completions
 from trimtab.experiments.refusal.prompts import questions
-from trimtab.experiments.run_folder import Progress, Row, RunFolder
 from trimtab.interventions import Ablate, Add, Intervention
 from trimtab.models import LanguageModel, encode_answer
+from trimtab.runs.run_folder import Progress, Row, RunFolder
 from trimtab.scoring.loss import Loss, TokenSequence, losses, text_sequence, total
 from trimtab.vectors.formats.refusal import RefusalDirection
 

@@ -38,17 +38,23 @@ from torch import Tensor
 
 from trimtab.data import Prompt, PromptSet
 from trimtab.experiments.refusal import loss
+from trimtab.experiments.refusal.candidates import (
+    HIGH_KL,
+    NO_SCORE,
+    NO_STEERING,
+    Candidate,
+    dropped,
+)
 from trimtab.experiments.refusal.config import RefusalConfig
 from trimtab.experiments.refusal.files import HARMLESS, published_rows
 from trimtab.experiments.refusal.prompts import Sets
-from trimtab.experiments.run_folder import config_hash
 from trimtab.generation import Completion
 from trimtab.models import LanguageModel, end_of_instruction
+from trimtab.runs.run_folder import config_hash
 from trimtab.scoring.jailbreak import JailbreakJudge
 from trimtab.scoring.loss import Loss
-from trimtab.selection import guards
-from trimtab.selection.candidates import HIGH_KL, NO_SCORE, NO_STEERING, Candidate, dropped
-from trimtab.selection.statistics import (
+from trimtab.statistics import guards
+from trimtab.statistics.estimates import (
     Effect,
     mean_interval,
     paired_difference,

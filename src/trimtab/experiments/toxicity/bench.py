@@ -8,9 +8,6 @@ from typing import Any
 
 from trimtab.data import Prompt, PromptSet
 from trimtab.errors import UsageError
-from trimtab.experiments.grid import Cell, Draws, Scored, complete
-from trimtab.experiments.model import load_model
-from trimtab.experiments.run_folder import Progress, RunFolder, config_hash
 from trimtab.experiments.toxicity import numbers
 from trimtab.experiments.toxicity.config import ToxicityConfig
 from trimtab.experiments.toxicity.prompts import Splits, choose_prompts, read_splits
@@ -18,6 +15,9 @@ from trimtab.experiments.toxicity.results import SCHEMA, SUBSETS
 from trimtab.generation.backends import model_of
 from trimtab.interventions import Add
 from trimtab.models import LanguageModel
+from trimtab.runs.completions import Cell, Draws, Scored, complete
+from trimtab.runs.model import load_model
+from trimtab.runs.run_folder import Progress, RunFolder, config_hash
 from trimtab.scoring import Calibration, Scorer, calibrate, scorer
 from trimtab.vectors import SteeringVector
 from trimtab.vectors.provenance import LAYER_CONVENTION

@@ -21,8 +21,6 @@ from trimtab.config import read_yaml
 from trimtab.data import Prompt
 from trimtab.errors import UsageError
 from trimtab.experiments.checks import check_new
-from trimtab.experiments.grid import UNSTEERED, Cell, Scored
-from trimtab.experiments.run_folder import Progress, RunFolder, quiet, run_path
 from trimtab.experiments.side_effects import cell_losses
 from trimtab.experiments.toxicity import findings, numbers
 from trimtab.experiments.toxicity import sweep as on_test
@@ -39,6 +37,8 @@ from trimtab.experiments.toxicity.prompts import Splits
 from trimtab.experiments.toxicity.published import PublishedFiles
 from trimtab.experiments.toxicity.results import SUBSETS
 from trimtab.experiments.toxicity.vector import make_vector
+from trimtab.runs.completions import UNSTEERED, Cell, Scored
+from trimtab.runs.run_folder import Progress, RunFolder, quiet, run_path
 from trimtab.vectors import SteeringVector
 
 JSON = dict[str, Any]

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from trimtab.experiments.grid import Scored
 from trimtab.experiments.toxicity import numbers
 from trimtab.experiments.toxicity.results import DEPTHS, SUBSETS, depth
-from trimtab.selection import guards, statistics
-from trimtab.selection.statistics import Effect
+from trimtab.runs.completions import Scored
+from trimtab.statistics import estimates as statistics
+from trimtab.statistics import guards
+from trimtab.statistics.estimates import Effect
 
 JSON = dict[str, Any]
 POWER = 0.8

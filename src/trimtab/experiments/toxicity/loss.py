@@ -7,10 +7,10 @@ from dataclasses import asdict
 from typing import Any
 
 from trimtab.experiments import side_effects
-from trimtab.experiments.grid import Cell, Scored
-from trimtab.experiments.run_folder import Progress, Row, RunFolder
 from trimtab.experiments.toxicity.config import ToxicityConfig
 from trimtab.models import LanguageModel
+from trimtab.runs.completions import Cell, Scored
+from trimtab.runs.run_folder import Progress, Row, RunFolder
 from trimtab.scoring import Loss, TokenSequence, completion_sequence, losses
 
 ROWS_A_UNIT = 64

@@ -8,14 +8,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from trimtab.experiments.grid import UNSTEERED, Cell, Scored
 from trimtab.experiments.side_effects import loss_json
 from trimtab.experiments.toxicity.config import ToxicityConfig
 from trimtab.experiments.toxicity.results import EVERY, SUBSETS, depth
+from trimtab.runs.completions import UNSTEERED, Cell, Scored
 from trimtab.scoring.loss import Loss
 from trimtab.scoring.text import distinct, repeats
-from trimtab.selection import statistics
-from trimtab.selection.statistics import Effect
+from trimtab.statistics import estimates as statistics
+from trimtab.statistics.estimates import Effect
 
 JSON = dict[str, Any]
 Key = tuple[str, int]  # prompt id, sample

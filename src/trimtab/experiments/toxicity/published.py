@@ -14,12 +14,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from trimtab.errors import RunError
-from trimtab.experiments.grid import Scored
-from trimtab.experiments.run_folder import RunFolder
 from trimtab.experiments.toxicity.config import ToxicityConfig
 from trimtab.experiments.toxicity.numbers import of_prompts
 from trimtab.experiments.toxicity.prompts import Splits
 from trimtab.experiments.toxicity.results import SUBSETS
+from trimtab.runs.completions import Scored
+from trimtab.runs.run_folder import RunFolder
 from trimtab.vectors import SteeringVector
 
 JSON = dict[str, Any]

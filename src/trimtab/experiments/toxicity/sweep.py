@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from trimtab.experiments.grid import UNSTEERED, Cell, Scored
 from trimtab.experiments.side_effects import loss_json
 from trimtab.experiments.toxicity import numbers
 from trimtab.experiments.toxicity.findings import HIGHER, LOWER, POWER
+from trimtab.runs.completions import UNSTEERED, Cell, Scored
 from trimtab.scoring import Loss
-from trimtab.selection import guards
-from trimtab.selection.statistics import Effect
+from trimtab.statistics import guards
+from trimtab.statistics.estimates import Effect
 
 JSON = dict[str, Any]
 OwnLosses = Mapping[tuple[Cell, str, int], Loss]

@@ -15,12 +15,12 @@ from trimtab.activations.capture import capture_each
 from trimtab.data import Prompt
 from trimtab.directions import mean_difference
 from trimtab.errors import RunError
-from trimtab.experiments.grid import Scored
-from trimtab.experiments.run_folder import RunFolder
 from trimtab.experiments.toxicity.config import ToxicityConfig
 from trimtab.generation import Completion
 from trimtab.generation.backends import Reader, reader
 from trimtab.models import LanguageModel
+from trimtab.runs.completions import Scored
+from trimtab.runs.run_folder import RunFolder
 from trimtab.scoring import Scorer
 from trimtab.vectors import SteeringVector
 

@@ -1,1 +1,0 @@
-"""Pictures and page of a persona run."""

@@ -1,0 +1,1 @@
+"""Runs: their configuration, folder, units of work, shards and pages."""

@@ -1,0 +1,1 @@
+"""Intervals, effect sizes and power; what a steering result must pass before it is believed."""
