@@ -290,12 +290,22 @@ def _finished(folder: Path, config: TrainingConfig, origin: Origin) -> Training 
 
 
 def _last_checkpoint(folder: Path) -> str | None:
-    from transformers.trainer_utils import get_last_checkpoint
+    """The highest checkpoint that is whole: a kill may have come while one was being written."""
+    found = {
+        int(path.name.removeprefix("checkpoint-")): path
+        for path in folder.glob("checkpoint-*")
+        if path.name.removeprefix("checkpoint-").isdigit() and _is_whole(path)
+    }
+    return str(found[max(found)]) if found else None
 
-    if not folder.is_dir():
-        return None
-    found = get_last_checkpoint(str(folder))  # type: ignore[no-untyped-call]
-    return None if found is None else str(found)
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether its state, which transformers writes last, is there and can be read."""
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _require_packages(config: TrainingConfig) -> None:
