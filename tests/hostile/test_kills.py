@@ -48,6 +48,7 @@ SETTINGS = {
 }  # fmt: skip
 KEPT = ("results.json", "layers.json", "completions/*", "scores/*", "vectors/*.safetensors",
         "generate_directions/*", "direction.pt")  # fmt: skip
+SAID, SECONDS = "said", "seconds"
 TICK = os.sysconf("SC_CLK_TCK")
 PATIENCE = 600  # seconds
 
@@ -64,7 +65,7 @@ class Bench:
         given = (one.format(traits=self.folder / "traits") for one in SETTINGS[experiment])
         words = ["run", experiment, "--runs", str(runs), "--set", *given]
         runs.mkdir(exist_ok=True)
-        process = self.server.Process(target=_run, args=(words, runs / "said", limit))
+        process = self.server.Process(target=_run, args=(words, self.folder / SAID, limit))
         process.start()
         return process
 
@@ -72,14 +73,19 @@ class Bench:
         """Run it to its end."""
         process = self.start(experiment, runs)
         process.join(PATIENCE)
-        assert process.exitcode == 0, said(runs)
+        assert process.exitcode == 0, self.said
+
+    @property
+    def said(self) -> str:
+        """What the last process said."""
+        return (self.folder / SAID).read_text(errors="replace")
 
     def whole(self, experiment: str) -> tuple[dict[str, bytes], float]:
         """The files of a run that nothing disturbs, and the processor time it takes."""
         if experiment not in self.undisturbed:
             runs = self.folder / experiment
             self.end(experiment, runs)
-            seconds = float((runs / "said.seconds").read_text())
+            seconds = float((self.folder / SECONDS).read_text())
             self.undisturbed[experiment] = files(runs), seconds
         return self.undisturbed[experiment]
 
@@ -88,8 +94,8 @@ def _run(words: list[str], said: Path, limit: int | None) -> None:
     """In the process: the command, its words in a file, its processor time in another."""
     os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
     os.dup2(2, 1)
-    from trimtab import reports
     from trimtab.cli import main
+    from trimtab.experiments import reports
 
     if (
         os.environ.get("TRIMTAB_TORTURE") != "1"
@@ -100,7 +106,7 @@ def _run(words: list[str], said: Path, limit: int | None) -> None:
     code = main(words)
     if limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
-    said.with_suffix(".seconds").write_text(str(time.process_time()))
+    said.with_name(SECONDS).write_text(str(time.process_time()))
     sys.exit(code)
 
 
@@ -110,7 +116,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     server.set_forkserver_preload(
         [
             "trimtab.cli",
-            "trimtab.reports",
+            "trimtab.experiments.reports",
             "trimtab.experiments.toxicity.experiment",
             "transformers.models.gemma3.modeling_gemma3",
         ]
@@ -138,10 +144,6 @@ def files(runs: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
 
-def said(runs: Path) -> str:
-    return (runs / "said").read_text(errors="replace")
-
-
 def seconds(process: BaseProcess) -> float:
     """Its processor time so far; infinite when it has ended."""
     try:
@@ -163,14 +165,14 @@ def stopped(process: BaseProcess, moment: float, number: int) -> bool:
     return alive
 
 
-def fault_of_sigterm(runs: Path, status: int | None) -> str:
+def fault_of_sigterm(bench: Bench, runs: Path, status: int | None) -> str:
     """What is wrong with how a process ended by SIGTERM; empty where nothing is."""
     if status == 0:  # it was about to end
         return ""
-    if status != 143 or said(runs).splitlines()[-1:] != [
+    if status != 143 or bench.said.splitlines()[-1:] != [
         "stopped: the same command continues where this one was."
     ]:
-        return f"status {status}: {said(runs)[-300:]}"
+        return f"status {status}: {bench.said[-300:]}"
     folders = list(runs.glob("toxicity/*/log.jsonl"))
     last = json.loads(folders[0].read_text().splitlines()[-1]) if folders else {}
     if last.get("error") == "Terminated":  # inside a step
@@ -205,10 +207,10 @@ def test_killed_at_random_moments_a_run_ends_with_the_same_bytes(
             moment = draw.uniform(0.05, 0.6) * bench.whole(experiment)[1]
             process = bench.start(experiment, runs)
             if not stopped(process, moment, signal.SIGTERM if sigterm else signal.SIGKILL):
-                assert process.exitcode == 0, said(runs)
+                assert process.exitcode == 0, bench.said
                 break
             left -= 1
-            fault = fault_of_sigterm(runs, process.exitcode) if sigterm else ""
+            fault = fault_of_sigterm(bench, runs, process.exitcode) if sigterm else ""
             outcomes.append((f"{experiment}: {kind}", fault))
         bench.end(experiment, runs)
         other = different(bench, experiment, runs)
@@ -222,14 +224,14 @@ def test_killed_at_random_moments_a_run_ends_with_the_same_bytes(
     pytest.fail(f"{left} kills came too late")
 
 
-def fault_of_full_disk(runs: Path, status: int | None) -> str:
+def fault_of_full_disk(bench: Bench, status: int | None) -> str:
     """What is wrong with how a process ended whose disk was full; empty where nothing is."""
     if status == 0:
         return ""
-    lines = said(runs).splitlines()
+    lines = bench.said.splitlines()
     errors = [line for line in lines if line.startswith("error: ")]
-    if status != 1 or len(errors) != 1 or "Traceback" in said(runs):
-        return f"status {status}: {said(runs)[-300:]}"
+    if status != 1 or len(errors) != 1 or "Traceback" in bench.said:
+        return f"status {status}: {bench.said[-300:]}"
     if not ("space" in errors[0] or "too large" in errors[0]) or "unexpected" in errors[0]:
         return errors[0]
     return ""
@@ -250,7 +252,7 @@ def test_a_file_that_may_not_grow_is_one_clear_error_and_nothing_is_lost(
         limit = draw.randrange(2000, largest)
         process = bench.start(experiment, runs, limit)
         process.join(PATIENCE)
-        fault = fault_of_full_disk(runs, process.exitcode)
+        fault = fault_of_full_disk(bench, process.exitcode)
         before = files(runs) if list(runs.glob("*/*/config.yaml")) else {}
         bench.end(experiment, runs)
         after = files(runs)
@@ -294,7 +296,7 @@ def test_a_full_disk_is_one_clear_error_and_nothing_is_lost(
         with small_disk(disk, kilobytes) as grow:
             process = bench.start(experiment, disk / "runs")
             process.join(PATIENCE)
-            fault = fault_of_full_disk(disk / "runs", process.exitcode)
+            fault = fault_of_full_disk(bench, process.exitcode)
             grow()
             bench.end(experiment, disk / "runs")
             other = different(bench, experiment, disk / "runs")
