@@ -65,7 +65,7 @@ CHANGES = {
     "version": {"version": "extract"},
     "vector": {"vector": "w.safetensors"},
     "questions": {"trait-folder": "other"},
-    "model": {"model": "model"},
+    "model": {"model": "model", "judge": "village"},
 }
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy import stats
 
-from trimtab.errors import RunError
+from trimtab.errors import UsageError
 from trimtab.experiments.finetune.bench import Bench
 from trimtab.experiments.finetune.config import FinetuneConfig
 from trimtab.experiments.finetune.results import results
@@ -145,5 +145,5 @@ def test_training_and_held_out_examples_are_others() -> None:
     assert (len(train), len(held_out)) == (300, 100)
     assert not [chat for chat in held_out if chat in train]
     more = Bench(CONFIG.model_copy(update={"rows": 480, "held_out": 1}), None, LM, quiet)  # type: ignore[arg-type]
-    with pytest.raises(RunError, match="480 examples"):
+    with pytest.raises(UsageError, match="480 examples"):
         more.data("wicked", "normal")

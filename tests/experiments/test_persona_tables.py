@@ -83,6 +83,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         ]  # fmt: skip
 
     monkeypatch.setattr(evaluation, "generate", generate)
+    monkeypatch.setattr(evaluation, "check_judge", lambda *_: None)
     monkeypatch.setattr(evaluation, "open_judge", lambda *_, **__: Reader())
     return calls
 

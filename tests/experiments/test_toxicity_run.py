@@ -262,12 +262,15 @@ def test_interrupted_it_leaves_a_partial_file_that_the_end_removes(tmp_path):
 
 
 def test_a_failure_leaves_a_failed_file(tmp_path):
-    broken = SMALL.model_copy(update={"layers": (99,)})
-    with pytest.raises(UsageError, match="Layer 99 does not exist"):
-        run(broken, tmp_path)
+    def fail(step: str, done: int, total: int) -> None:
+        if step.startswith("layers"):
+            raise RunError("The lights went out.")
+
+    with pytest.raises(RunError, match="The lights went out"):
+        run(SMALL, tmp_path, fail)
     (path,) = (tmp_path / "toxicity").iterdir()
     failed = json.loads((path / "failed_experiment_results.json").read_text())
-    assert failed["error"].startswith("UsageError: Layer 99")
+    assert failed["error"].startswith("RunError: The lights went out")
 
 
 def test_two_runs_on_one_folder_the_second_is_refused(tmp_path):

@@ -245,6 +245,7 @@ def test_logits_that_are_no_numbers_are_an_error_that_names_the_row() -> None:
         lm.anatomy.embedding.weight[rare] = float("nan")
     count = len(encode(lm, TEXTS[1]))
     for temperature in (0.0, 1.0):
-        for cell, under in ((None, ""), (Add(vector(), 2), " under Add at layer 2")):
+        add = r" under Add\(layer=2, coefficient=1\) of a vector of norm [\d.]+"
+        for cell, under in ((None, ""), (Add(vector(), 2), add)):
             with pytest.raises(RunError, match=rf"not numbers .* of {count} tokens{under}\."):
                 generate(lm, TEXTS, steering=cell, max_new_tokens=4, temperature=temperature)
