@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,10 @@ class Bench:
         given = (one.format(traits=self.folder / "traits") for one in SETTINGS[experiment])
         words = ["run", experiment, "--runs", str(runs), "--set", *given]
         runs.mkdir(exist_ok=True)
-        process = self.server.Process(target=_run, args=(words, self.folder / SAID, limit))
+        begun = self.server.Event()
+        process = self.server.Process(target=_run, args=(words, self.folder / SAID, limit, begun))
         process.start()
+        assert begun.wait(PATIENCE)
         return process
 
     def end(self, experiment: str, runs: Path) -> None:
@@ -90,7 +93,7 @@ class Bench:
         return self.undisturbed[experiment]
 
 
-def _run(words: list[str], said: Path, limit: int | None) -> None:
+def _run(words: list[str], said: Path, limit: int | None, begun: Event) -> None:
     """In the process: the command, its words in a file, its processor time in another."""
     os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
     os.dup2(2, 1)
@@ -103,6 +106,7 @@ def _run(words: list[str], said: Path, limit: int | None) -> None:
         vars(reports)["write_report"] = lambda folder: folder
     if limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    begun.set()
     code = main(words)
     if limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
@@ -154,8 +158,9 @@ def seconds(process: BaseProcess) -> float:
 
 
 def stopped(process: BaseProcess, moment: float, number: int) -> bool:
-    """Whether the signal came before the process had ended."""
-    while seconds(process) < moment:
+    """Whether the signal, so many seconds from now, came before the process had ended."""
+    begun = seconds(process)
+    while seconds(process) < begun + moment:
         time.sleep(0.002)
     alive = process.is_alive()
     if alive and process.pid is not None:
