@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from types import UnionType
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -19,8 +22,9 @@ class Config(BaseModel):
     """Base of configurations: frozen, and unknown keys are refused."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False
-    )
+        extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )  # fmt: skip
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> Self:
@@ -50,6 +54,53 @@ class Config(BaseModel):
             raise UsageError(
                 f"{where} cannot be {shown(first['input'])}: {why}.", "Change that setting."
             ) from error
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A setting of a configuration, for a person to read.
+
+    Attributes:
+        name: Its key.
+        kind: What it may be, such as "int" or "all | prompt | response".
+        value: What it is.
+        meaning: The docstring under its field; empty where the name says it.
+    """
+
+    name: str
+    kind: str
+    value: str
+    meaning: str
+
+
+def settings_of(config: Config) -> list[Setting]:
+    """Every setting of a configuration, in the order of its class."""
+    values = config.model_dump(mode="json")
+    return [
+        Setting(
+            name,
+            _kind(field.annotation),
+            json.dumps(values[name], ensure_ascii=False),
+            " ".join((field.description or "").split()),
+        )
+        for name, field in type(config).model_fields.items()
+    ]
+
+
+def _kind(annotation: Any) -> str:
+    """A type as a user writes values of it."""
+    origin, inside = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _kind(inside[0])
+    if origin is Literal:
+        return " | ".join(map(str, inside))
+    if origin in (Union, UnionType):
+        return " | ".join(_kind(one) for one in inside)
+    if origin in (tuple, list):
+        return f"list of {_kind(inside[0])}"
+    if annotation is type(None):
+        return "null"
+    return str(getattr(annotation, "__name__", annotation))
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:

@@ -1,6 +1,7 @@
 """Every experiment takes the common options, and takes them alike."""
 
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -142,3 +143,19 @@ def test_a_recipe_goes_with_its_own_experiment(
     assert f"'{recipe}' is for trimtab run {recipes()[recipe]}" in said
     others = [name for name, of in recipes().items() if of == experiment]
     assert all(name in said for name in others)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_settings_are_listed_with_their_values_and_nothing_runs(
+    name: str, ran: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", name, "--list-settings", "--seed", "5"]) == 0
+    assert not ran
+    said = capsys.readouterr().out
+    config = config_class(name).read({"seed": 5})
+    settings = [line.partition(" = ") for line in said.splitlines() if not line.startswith(" ")]
+    values = {key: rest.rpartition("  (")[0] for key, _, rest in settings}
+    expected = config.model_dump(mode="json")
+    assert {key: json.loads(value) for key, value in values.items()} == expected
+    assert "(transformers | " in said  # what a setting may be
+    assert "    Hugging Face id or folder" in said or name == "finetune"  # what it means

@@ -1,6 +1,7 @@
 """`trimtab run`: an experiment, from prompts to report."""
 
 import sys
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -34,11 +35,16 @@ def _verb(experiment: str) -> Callable[..., None]:
         config: Path | None = None,
         set: Pairs = None,
         runs: Path = Path("runs"),
+        list_settings: bool = False,
         **setting: str,
     ) -> None:
         every = configs(
             experiment, model=model, recipe=recipe, config=config, set=set, setting=setting
         )
+        if list_settings:
+            for one in every:
+                _list(one)
+            return
         _run(experiment, every, runs)
 
     verb.__name__ = experiment
@@ -59,10 +65,21 @@ def _verb(experiment: str) -> Callable[..., None]:
         Single settings, such as --set seed=1 batch_size=8; they override the file's.
     runs
         Where run folders are made.
+    list_settings
+        Print every setting with its value, what it may be and what it means, and run nothing.
     setting
         Any setting by its own name, such as --seed 1; the same as --set seed=1.
     """
     return verb
+
+
+def _list(config: "Config") -> None:
+    from trimtab.config import settings_of
+
+    for one in settings_of(config):
+        print(f"{one.name} = {one.value}  ({one.kind})")
+        if one.meaning:
+            print(textwrap.fill(one.meaning, 96, initial_indent="    ", subsequent_indent="    "))
 
 
 EXPERIMENTS = tuple(map(_verb, SUMMARIES))
