@@ -16,7 +16,6 @@ from trimtab.directions.projection import (
     KINDS,
     Axis,
     column_names,
-    differences,
     projections,
     token_projections,
 )
@@ -113,11 +112,6 @@ def test_an_answer_of_one_token_counts_and_a_difference_is_from_the_models_own(g
     v = vector[3].double()
     assert found[0].isnan().all()
     assert math.isclose(found[1, 0], hidden[-1].double() @ v / v.norm(), abs_tol=1e-5)
-    pairs = [(prompt, "It is here, by the mill.")]
-    over = differences(lm, pairs, [one], axes)
-    assert math.isclose(over[0, 0], projections(lm, pairs, axes)[0, 0] - found[1, 0], abs_tol=1e-9)
-    with pytest.raises(UsageError, match="1 answers and 2 own"):
-        differences(lm, pairs, [one, none], axes)
 
 
 def test_column_names():

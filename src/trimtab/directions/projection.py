@@ -115,24 +115,6 @@ def token_projections(lm: LanguageModel, exchange: Exchange, axis: Axis) -> Floa
     return along
 
 
-def differences(
-    lm: LanguageModel,
-    exchanges: Sequence[Exchange],
-    own: Sequence[Exchange],
-    axes: Sequence[Axis],
-) -> Float[Tensor, "rows axes"]:
-    """Projection of each answer minus that of the model's own answer to the same prompt.
-
-    Foretells what fine-tuning on the answers does to the model (arXiv:2507.21509, section 5).
-
-    Raises:
-        UsageError: As `projections`, or lists of unequal length.
-    """
-    if len(exchanges) != len(own):
-        raise UsageError(f"{len(exchanges)} answers and {len(own)} own answers do not match.")
-    return projections(lm, exchanges, axes) - projections(lm, own, axes)
-
-
 def column_names(
     model: str, vectors: Sequence[str | Path], kind: Kind, layers: Sequence[int]
 ) -> list[str]:
