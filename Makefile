@@ -18,7 +18,7 @@ TL_INSTALLED := .venv-tl/.installed
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet $(PIP_FLAGS) -c constraints/main.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-cpus test-core test-tl test-vllm test-slurm torture accept lint docs bench clean
+.PHONY: help install demo test test-cpus durations test-core test-tl test-vllm test-slurm torture accept lint docs bench clean
 
 help:  ## Say what can be made.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ test: $(INSTALLED)  ## Run the tests.
 
 test-cpus: $(INSTALLED)  ## Run the tests under each instruction set of this processor (Linux).
 	$(BIN)/python tests/cpus.py env $(PYTEST)
+
+durations: $(INSTALLED)  ## Run the tests, and note how long each file takes: the long ones go first.
+	TRIMTAB_DURATIONS=1 $(MAKE) test
 
 test-core:  ## Steer in an environment with the core alone, made and removed here.
 	trap 'rm -rf .venv-core' EXIT INT TERM; set -e; $(PYTHON) -m venv .venv-core; \

@@ -1,5 +1,6 @@
 """One torch thread, no hub, and the tiny models every folder of tests uses."""
 
+import json
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -21,14 +22,26 @@ def golden() -> Path:
     return GOLDEN
 
 
-# The files that take longest come first, so that no worker is left alone with one at the end.
-LONG = (
-    "test_commands_in_docs.py", "test_card.py", "test_toxicity_run.py", "test_shared_runs.py",
-    "test_verbs.py", "test_bad_input.py", "test_toxicity_report.py", "test_notebooks.py",
-    "test_refusal_run.py", "test_scripts.py", "test_several_processes.py",
-)  # fmt: skip
+# What the long files took, in seconds; `make durations` measures all anew.
+DURATIONS = Path(__file__).with_name("durations.json")
+MEASURED: dict[str, float] = {}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Sorts by file; the order within a file stays."""
-    items.sort(key=lambda i: LONG.index(i.path.name) if i.path.name in LONG else len(LONG))
+    """Long files first, so that no worker is left alone with one at the end.
+
+    The order within a file stays.
+    """
+    known = json.loads(DURATIONS.read_text(encoding="utf-8"))
+    items.sort(key=lambda item: -known.get(item.location[0], 0.0))
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    file = report.location[0]
+    MEASURED[file] = MEASURED.get(file, 0.0) + report.duration
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if os.environ.get("TRIMTAB_DURATIONS") == "1" and not hasattr(session.config, "workerinput"):
+        rounded = {file: round(seconds, 1) for file, seconds in sorted(MEASURED.items())}
+        DURATIONS.write_text(json.dumps(rounded, indent=1) + "\n", encoding="utf-8")
