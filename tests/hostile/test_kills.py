@@ -174,6 +174,8 @@ def fault_of_sigterm(bench: Bench, runs: Path, status: int | None) -> str:
     """What is wrong with how a process ended by SIGTERM; empty where nothing is."""
     if status == 0:  # it was about to end
         return ""
+    if status == -signal.SIGTERM and not any(runs.iterdir()):  # before the command had begun
+        return ""
     if status != 143 or bench.said.splitlines()[-1:] != [
         "stopped: the same command continues where this one was."
     ]:
