@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from tiny_models import tiny_model
@@ -15,7 +16,7 @@ from trimtab.errors import RunError, UsageError
 from trimtab.interventions import Add, Clamp, steer
 from trimtab.models import LanguageModel, load
 from trimtab.training.config import SteeringConfig, TrainingConfig
-from trimtab.training.sft import interventions, train
+from trimtab.training.sft import interventions, saving, train
 from trimtab.vectors import SteeringVector
 
 
@@ -298,3 +299,18 @@ def test_the_command_trains_and_says_where_the_adapter_is(
     assert (place / "command" / "adapter_model.safetensors").exists()
     assert json.loads((place / "command" / "training.json").read_text())["steps"] == 1
     assert main(["train", "--config", str(place / "none.json")]) == 2
+
+
+# What the two libraries raised when a checkpoint met a full disk.
+FULL_DISK = (
+    RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 1068800 vs 1068688"),
+    SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+)
+
+
+@pytest.mark.parametrize("raised", FULL_DISK, ids=["torch", "safetensors"])
+def test_a_checkpoint_that_does_not_fit_on_the_disk_is_an_error_of_the_run(raised, tmp_path):
+    with pytest.raises(RunError, match="Free some disk space"), saving(tmp_path):
+        raise raised
+    with pytest.raises(RuntimeError, match="shapes"), saving(tmp_path):
+        raise RuntimeError("shapes differ")

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import PrinterCallback, TrainerState, set_seed
 
 from trimtab.errors import RunError, UsageError
@@ -108,12 +110,30 @@ def train(
             f"{options.n_gpu} GPUs are visible to one process.",
             "Use accelerate launch --multi_gpu -m trimtab train ..., or CUDA_VISIBLE_DEVICES=0.",
         )
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), saving(folder):
         warnings.filterwarnings("ignore", module="(torch|trl|transformers|peft|accelerate).*")
         _run(trainer, watch, _last_checkpoint(folder))
         result = _finish(trainer, config.model, folder, watch, bool(held_out))
     tuned.model.eval()
     return result
+
+
+@contextmanager
+def saving(folder: Path) -> Iterator[None]:
+    """What torch and safetensors raise when they cannot write a checkpoint is a RunError.
+
+    Neither raises an OSError: safetensors has its own error, and torch's archive writer a
+    RuntimeError about its position in the file.
+    """
+    try:
+        yield
+    except (RuntimeError, SafetensorError) as error:
+        if not re.search(r"I/O error|inline_container|PytorchStreamWriter", str(error)):
+            raise
+        raise RunError(
+            f"A checkpoint cannot be written in {folder}; the disk may be full.",
+            "Free some disk space; the same command then goes on from the last whole checkpoint.",
+        ) from error
 
 
 def interventions(lm: LanguageModel, given: Sequence[SteeringConfig]) -> Steered:
