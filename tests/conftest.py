@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -12,6 +13,10 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+# A shell starts what runs in the background with Ctrl-C ignored, and the tests' own processes would
+# inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 GOLDEN = Path(__file__).parent / "golden"
 
