@@ -6,7 +6,7 @@ Also what every page begins with: the JSON files of a run.
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,36 @@ def captioned(figures: Sequence[Path], captions: Mapping[str, str]) -> dict[str,
 def picture(path: Path) -> str:
     """A PNG as a data address, so that the page is one file."""
     return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
+
+
+def write_page(
+    run: Path,
+    experiment: str,
+    draw: Callable[[dict[str, Any], Path], Sequence[Path]],
+    captions: Mapping[str, str],
+    **values: Any,
+) -> Path:
+    """Draw the figures of a finished run and write its report.html. Returns the page.
+
+    Args:
+        experiment: Its template is experiments/`experiment`/report.html.j2, which gets r (the
+            results), manifest and figures.
+        draw: Draws the results into a folder, and says which files it made.
+        captions: By the name of a figure.
+        values: What else the template takes.
+
+    Raises:
+        UsageError: The folder has no results.json (the run is not finished).
+    """
+    results = read_json(run / "results.json")
+    return render(
+        f"experiments/{experiment}/report.html.j2",
+        run / "report.html",
+        r=results,
+        manifest=read_json_if_there(run / "manifest.json"),
+        figures=captioned(draw(results, run / "plots"), captions),
+        **values,
+    )
 
 
 def render(template: str, destination: Path, **values: Any) -> Path:

@@ -22,24 +22,19 @@ no width. So for scores with `bounds`, the lowest and highest that a score can b
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy import optimize, stats
 
 from trimtab.errors import UsageError
+from trimtab.statistics.resampling import LEVEL, Array, bootstrap, sign_flip
+from trimtab.statistics.sides import Bounds, Side, by_group, newcombe, ratio
 
-LEVEL = 0.95
-RESAMPLES = 5000
-Z = float(stats.norm.ppf((1 + LEVEL) / 2))
 FEW = 6  # below this many pairs even the exact two-sided sign-flip test cannot reach p < 0.05
-
-Array = NDArray[np.float64]
-Bounds = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -106,7 +101,7 @@ def mean_interval(
     Raises:
         UsageError: A value is out of bounds.
     """
-    side = _Side.of(_column(values), groups, bounds)
+    side = Side.of(_column(values), groups, bounds)
     low, high = side.interval(seed)
     return Estimate(side.mean, low, high, side.n, _note(side.n, low))
 
@@ -135,19 +130,19 @@ def paired_difference(
     """
     first, second = _pairs(a, b)
     spread = None if bounds is None else (bounds[0] - bounds[1], bounds[1] - bounds[0])
-    both = _Side.of(first - second, groups, spread)
-    one, other = _Side.of(first, groups, bounds), _Side.of(second, groups, bounds)
+    both = Side.of(first - second, groups, spread)
+    one, other = Side.of(first, groups, bounds), Side.of(second, groups, bounds)
     difference, n = both.units, both.n
     if n < 2:
         low = high = math.nan
     elif one.proportion and other.proportion:
-        low, high = _newcombe(one, other)
+        low, high = newcombe(one, other)
     else:
         low, high = both.interval(seed)
     sd = float(difference.std(ddof=1)) if n > 1 else math.nan
     return Effect(
         both.mean, low, high, n, _note(n, low), sd, *_effect_size(difference),
-        _sign_flip(difference, seed),
+        sign_flip(difference, seed),
     )  # fmt: skip
 
 
@@ -166,7 +161,7 @@ def ratio_reduction(
     Raises:
         UsageError: The two differ in length, or a value is out of bounds.
     """
-    before, after = (_Side.of(x, groups, bounds) for x in _pairs(baseline, steered))
+    before, after = (Side.of(x, groups, bounds) for x in _pairs(baseline, steered))
     n = before.n
     if n == 0 or before.mean == 0.0:
         return Estimate(math.nan, math.nan, math.nan, n, "the baseline is 0")
@@ -177,10 +172,10 @@ def ratio_reduction(
         return np.asarray(share, dtype=np.float64)
 
     if before.constant or after.constant or (before.proportion and after.proportion):
-        low, high = _ratio(after, before, seed)
+        low, high = ratio(after, before, seed)
         low, high = 1 - high, 1 - low
     else:
-        low, high = _bootstrap((before.units, after.units), reduction, seed)
+        low, high = bootstrap((before.units, after.units), reduction, seed)
     return Estimate(float(reduction(before.units, after.units)), low, high, n, _note(n, low))
 
 
@@ -193,7 +188,7 @@ def correlation(
     groups: Sequence[Hashable] | None = None,
 ) -> Correlation:
     """Correlation of pairs with a bootstrap interval; NaN pairs are left out."""
-    first, second = (_by_group(side, groups) for side in _pairs(x, y))
+    first, second = (by_group(side, groups) for side in _pairs(x, y))
     n = first.size
     if n < 3 or np.ptp(first) == 0.0 or np.ptp(second) == 0.0:
         note = f"n = {n} is too few for a correlation" if n < 3 else "one side is constant"
@@ -210,7 +205,7 @@ def correlation(
         scale = np.sqrt((u * u).sum(axis=axis) * (v * v).sum(axis=axis))
         return np.asarray((u * v).sum(axis=axis) / np.where(scale == 0.0, np.nan, scale))
 
-    low, high = _bootstrap((first, second), pearson, seed)
+    low, high = bootstrap((first, second), pearson, seed)
     return Correlation(float(test.statistic), low, high, n, float(test.pvalue), _note(n, 0.0))
 
 
@@ -258,123 +253,6 @@ def smallest_detectable(
     return float(optimize.brentq(shortfall, 0.0, high)) * sd / math.sqrt(n)
 
 
-@dataclass(frozen=True)
-class _Side:
-    """Scores of one condition: one by one, and their mean for each prompt."""
-
-    scores: Array
-    units: Array
-    bounds: Bounds | None
-
-    @classmethod
-    def of(cls, values: Array, groups: Sequence[Hashable] | None, bounds: Bounds | None) -> _Side:
-        scores = values[~np.isnan(values)]
-        if bounds is not None and scores.size:
-            slack = 1e-6 * (bounds[1] - bounds[0])  # a mean of scores is rounded
-            lowest, highest = float(scores.min()), float(scores.max())
-            if lowest < bounds[0] - slack or highest > bounds[1] + slack:
-                raise UsageError(
-                    f"Scores from {lowest:g} to {highest:g} are out of the bounds {bounds[0]:g} to "
-                    f"{bounds[1]:g}.",
-                    "Pass the lowest and highest value that a score can have as `bounds`.",
-                )
-        return cls(scores, _by_group(values, groups), bounds)
-
-    @property
-    def n(self) -> int:
-        """Prompts."""
-        return self.units.size
-
-    @property
-    def mean(self) -> float:
-        return float(self.units.mean()) if self.n else math.nan
-
-    @property
-    def constant(self) -> bool:
-        return self.n > 0 and float(np.ptp(self.units)) == 0.0
-
-    @property
-    def proportion(self) -> bool:
-        """Every score is at one end of the bounds or the other."""
-        return (
-            self.n > 0 and self.bounds is not None and bool(np.isin(self.scores, self.bounds).all())
-        )
-
-    def interval(self, seed: int) -> tuple[float, float]:
-        if self.bounds is not None and self.proportion:
-            low, high = self.bounds
-            ends = _wilson((self.mean - low) / (high - low), self._effective())
-            return low + ends[0] * (high - low), low + ends[1] * (high - low)
-        if self.n < 2 or (self.constant and self.bounds is None):
-            return math.nan, math.nan
-        if self.bounds is not None and self.constant:
-            unseen = _wilson(0.0, self.n)[1]
-            low, high = self.bounds
-            return self.mean - unseen * (self.mean - low), self.mean + unseen * (high - self.mean)
-        return _bootstrap((self.units,), np.mean, seed)
-
-    def _effective(self) -> float:
-        """How many independent samples tell as much about a proportion as these do."""
-        assert self.bounds is not None
-        low, high = self.bounds
-        # Few prompts near an end underestimate their variance. With a prompt all yes and one all no
-        # added, intervals cover as they should (simulated: 8 to 100 prompts, shares 0.5 to 0.97),
-        # and samples that all agree count as one.
-        shares = np.append((self.units - low) / (high - low), [0.0, 1.0])
-        share = float(shares.mean())
-        return min(self.n * share * (1 - share) / float(shares.var()), self.scores.size)
-
-
-def _wilson(share: float, n: float) -> tuple[float, float]:
-    middle = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
-    half = Z / (1 + Z**2 / n) * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
-    # the ends that are 0 and 1 exactly, but for rounding
-    return 0.0 if share == 0.0 else middle - half, 1.0 if share == 1.0 else middle + half
-
-
-def _newcombe(a: _Side, b: _Side) -> tuple[float, float]:
-    """Interval of the difference of two proportions of the same prompts."""
-    (a_low, a_high), (b_low, b_high) = a.interval(0), b.interval(0)  # Wilson's: nothing is drawn
-    phi, mean = _phi(a, b), a.mean - b.mean
-    return (
-        mean - _square_and_add(a.mean - a_low, b_high - b.mean, phi),
-        mean + _square_and_add(a_high - a.mean, b.mean - b_low, phi),
-    )
-
-
-def _square_and_add(x: float, y: float, phi: float) -> float:
-    return math.sqrt(max(0.0, x * x - 2 * phi * x * y + y * y))
-
-
-def _phi(a: _Side, b: _Side) -> float:
-    """Correlation of the two over prompts; between proportions with Newcombe's correction."""
-    scale = float(a.units.std() * b.units.std())
-    if scale == 0.0:
-        return 0.0
-    covariance = float(((a.units - a.mean) * (b.units - b.mean)).mean())
-    if covariance > 0 and a.bounds is not None and a.proportion and b.proportion:
-        correction = (a.bounds[1] - a.bounds[0]) ** 2 / (2 * a.scores.size)
-        covariance = max(0.0, covariance - correction)
-    return max(-1.0, min(1.0, covariance / scale))
-
-
-def _ratio(a: _Side, b: _Side, seed: int) -> tuple[float, float]:
-    """Interval of mean(a) / mean(b): the ratios r for which 0 is an end of a - r b's interval."""
-    (a_low, a_high), (b_low, b_high) = a.interval(seed), b.interval(seed)
-    phi = _phi(a, b)
-
-    def roots(x: float, y: float) -> tuple[float, float]:
-        # (r b - a)^2 = x^2 + r^2 y^2 - 2 phi r x y, as square r^2 - 2 half r + rest = 0
-        square, half = b.mean**2 - y**2, a.mean * b.mean - phi * x * y
-        rest = a.mean**2 - x**2
-        root = math.sqrt(max(0.0, half**2 - square * rest))
-        low = rest / (half + root) if half + root > 0 else 0.0
-        return low, (half + root) / square if square > 0 else math.inf
-
-    low = roots(a.mean - a_low, b_high - b.mean)[0]
-    return low, roots(a_high - a.mean, b.mean - b_low)[1]
-
-
 def _pairs(a: ArrayLike, b: ArrayLike) -> tuple[Array, Array]:
     """Both columns, NaN in both where either is."""
     first, second = _column(a), _column(b)
@@ -391,48 +269,10 @@ def _column(values: ArrayLike) -> Array:
     return np.asarray(values, dtype=np.float64).reshape(-1)
 
 
-def _by_group(values: Array, groups: Sequence[Hashable] | None) -> Array:
-    """The values that are there; one mean a group, groups in order of first appearance."""
-    kept = ~np.isnan(values)
-    if groups is None:
-        return values[kept]
-    if len(groups) != values.size:
-        raise UsageError(f"{values.size} values came with {len(groups)} groups.", "Pass one each.")
-    sums: dict[Hashable, list[float]] = {}
-    for value, group in zip(values.tolist(), groups, strict=True):
-        if not math.isnan(value):
-            sums.setdefault(group, []).append(value)
-    return np.asarray([math.fsum(v) / len(v) for v in sums.values()], dtype=np.float64)
-
-
 def _note(n: int, low: float) -> str:
     if math.isnan(low):
         return f"n = {n}: no interval" if n < 2 else f"all {n} are equal: no interval"
     return f"n = {n} is too few to trust the interval" if n < FEW else ""
-
-
-def _bootstrap(data: tuple[Array, ...], statistic: Any, seed: int) -> tuple[float, float]:
-    """BCa interval, or the percentile one where BCa is undefined (a skewed or tiny sample)."""
-    if data[0].size < 2:
-        return math.nan, math.nan
-    methods: tuple[Literal["BCa", "percentile"], ...] = ("BCa", "percentile")
-    for method in methods:
-        with warnings.catch_warnings():
-            # scipy warns and returns NaN where BCa is undefined: that is what is tested for here.
-            warnings.simplefilter("ignore")
-            found = stats.bootstrap(
-                data,
-                statistic,
-                n_resamples=RESAMPLES,
-                paired=len(data) > 1,
-                vectorized=True,
-                confidence_level=LEVEL,
-                method=method,
-                rng=np.random.default_rng(seed),
-            ).confidence_interval
-        if not (math.isnan(found.low) or math.isnan(found.high)):
-            return float(found.low), float(found.high)
-    return math.nan, math.nan
 
 
 def _effect_size(difference: Array) -> tuple[float, float, float]:
@@ -462,19 +302,3 @@ def _noncentrality(t: float, df: int, quantile: float) -> float:
     if width >= 1e4:  # nct.cdf loses its tails for an enormous t: the normal limit serves
         return t + float(stats.norm.ppf(1 - quantile)) * math.sqrt(1 + t * t / (2 * df))
     return float(optimize.brentq(gap, t - width, t + width))
-
-
-def _sign_flip(difference: Array, seed: int) -> float:
-    if difference.size < 2:
-        return math.nan
-    if not difference.any():
-        return 1.0
-    found = stats.permutation_test(
-        (difference,),
-        np.mean,
-        permutation_type="samples",
-        vectorized=True,
-        n_resamples=RESAMPLES,
-        rng=np.random.default_rng(seed),
-    )
-    return float(found.pvalue)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from trimtab.experiments.finetune.figures import NAMES, draw
-from trimtab.runs.page import captioned, read_json, read_json_if_there, render
+from trimtab.runs.page import write_page
 
 CAPTIONS = {
     "curves": "Left: held-out questions, mean over seeds; bands are 95 % intervals over "
@@ -24,13 +24,4 @@ def write_finetune_report(run: Path) -> Path:
     Raises:
         UsageError: The folder has no results.json (the run is not finished).
     """
-    results = read_json(run / "results.json")
-    figures = captioned(draw(results, run / "plots"), CAPTIONS)
-    return render(
-        "experiments/finetune/report.html.j2",
-        run / "report.html",
-        r=results,
-        names=NAMES,
-        manifest=read_json_if_there(run / "manifest.json"),
-        figures=figures,
-    )
+    return write_page(run, "finetune", draw, CAPTIONS, names=NAMES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from trimtab.experiments.persona.figures import draw
-from trimtab.runs.page import captioned, read_json, read_json_if_there, render
+from trimtab.runs.page import read_json_if_there, write_page
 from trimtab.scoring.judge.usage import Usage
 
 CAPTIONS = {
@@ -25,15 +25,6 @@ def write_persona_report(run: Path) -> Path:
     Raises:
         UsageError: The folder has no results.json (the run is not finished).
     """
-    results = read_json(run / "results.json")
-    figures = captioned(draw(results, run / "plots"), CAPTIONS)
     usage = read_json_if_there(run / "judge.json")
-    return render(
-        "experiments/persona/report.html.j2",
-        run / "report.html",
-        r=results,
-        manifest=read_json_if_there(run / "manifest.json"),
-        judging=Usage(**usage).describe() if usage.get("requests") else "",
-        sampled=usage.get("sampled"),
-        figures=figures,
-    )
+    judging = Usage(**usage).describe() if usage.get("requests") else ""
+    return write_page(run, "persona", draw, CAPTIONS, judging=judging, sampled=usage.get("sampled"))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.experiments.refusal.figures import draw, draw_candidates
-from trimtab.runs.page import captioned, read_json, read_json_if_there, render, saved
+from trimtab.runs.page import read_json, saved, write_page
 
 CAPTIONS = {
     "ablation_scores": "Lower: with the direction removed, harmful prompts are refused less.",
@@ -41,13 +41,4 @@ def write_refusal_report(run: Path) -> Path:
     Raises:
         UsageError: The folder has no results.json (the run is not finished).
     """
-    results = read_json(run / "results.json")
-    figures = captioned(draw(results, run / "plots"), CAPTIONS)
-    return render(
-        "experiments/refusal/report.html.j2",
-        run / "report.html",
-        r=results,
-        manifest=read_json_if_there(run / "manifest.json"),
-        figures=figures,
-        scores=[name for name in figures if name.endswith("_scores")],
-    )
+    return write_page(run, "refusal", draw, CAPTIONS)

@@ -16,6 +16,7 @@ from trimtab.scoring.loss import Loss
 from trimtab.scoring.text import distinct, repeats
 from trimtab.statistics import estimates as statistics
 from trimtab.statistics.estimates import Effect
+from trimtab.statistics.sides import Bounds
 
 JSON = dict[str, Any]
 Key = tuple[str, int]  # prompt id, sample
@@ -52,7 +53,7 @@ def estimate(rows: Sequence[Scored], seed: int) -> JSON:
     return asdict(found)
 
 
-def bounds(rows: Sequence[Scored]) -> statistics.Bounds | None:
+def bounds(rows: Sequence[Scored]) -> Bounds | None:
     """Of the scores: one scorer made them all."""
     return rows[0].bounds if rows else None
 
