@@ -87,7 +87,7 @@ def test_every_row_and_card_of_the_page_has_its_own_numbers(
     ran: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("trimtab.experiments.finetune.report.draw", lambda r, _: [])
-    monkeypatch.setattr("trimtab.experiments.finetune.report.captioned", lambda *_: Anything())
+    monkeypatch.setattr("trimtab.runs.page.captioned", lambda *_: Anything())
     found = results(ran)
     for i, arm in enumerate(("plain", "preventative", "ablation"), 1):
         found["arms"][arm] |= {
