@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from trimtab.errors import UsageError
 from trimtab.files import write_atomic
+from trimtab.parsing import read_json
 
 Origin = Mapping[str, Any]
 
@@ -31,8 +33,8 @@ def write_origin(path: Path, origin: Origin) -> None:
 def read_origin(path: Path) -> dict[str, Any] | None:
     """What `write_origin` wrote; None if it is missing or broken: then nothing is known."""
     try:
-        found = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
+        found = read_json(path)
+    except UsageError:
         return None
     return found if isinstance(found, dict) else None
 

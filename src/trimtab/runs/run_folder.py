@@ -58,7 +58,7 @@ def run_path(root: Path, experiment: str, model: str, config: Mapping[str, Any])
 def is_new(path: Path) -> bool:
     """Whether no run was begun in this folder, or not by this shard."""
     shard = shards.current()
-    return not ((shard.folder(path) if shard else path) / "manifest.json").exists()
+    return not ((shard.folder(path) if shard else path) / MANIFEST).exists()
 
 
 def plain(value: Any, digits: int | None = None) -> Any:
@@ -291,7 +291,7 @@ class RunFolder:
             )
             units |= {unit: found.get(unit) or make(unit) for unit in again}
             write_atomic(path, b"".join(lines(units[unit]) for unit in sorted(units)))
-            self.log("mended", file=name, units=again)
+            self.log("repaired", file=name, units=again)
         elif path.exists() and path.stat().st_size != own.length:
             with writing(path):
                 os.truncate(path, own.length)
