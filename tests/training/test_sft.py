@@ -16,7 +16,8 @@ from trimtab.errors import RunError, UsageError
 from trimtab.interventions import Add, Clamp, steer
 from trimtab.models import LanguageModel, load
 from trimtab.training.config import SteeringConfig, TrainingConfig
-from trimtab.training.sft import interventions, saving, train
+from trimtab.training.output import saving
+from trimtab.training.sft import interventions, train
 from trimtab.vectors import SteeringVector
 
 

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import PrinterCallback, TrainerState, set_seed
 
 from trimtab.errors import RunError, UsageError
@@ -27,17 +25,26 @@ from trimtab.interventions import Add, Clamp, steer
 from trimtab.models import LanguageModel
 from trimtab.models.outline import outline
 from trimtab.models.template import chat_template
-from trimtab.origin import Origin, differences, digest, read_origin, write_origin
-from trimtab.parsing import read_json, read_text
+from trimtab.origin import write_origin
 from trimtab.training.config import SteeringConfig, TrainingConfig, checked
 from trimtab.training.data import Example, examples, hold_out, prompt_of, read_chats
+from trimtab.training.output import (
+    ORIGIN,
+    RESULT,
+    SETTINGS,
+    check_settings,
+    finished,
+    last_checkpoint,
+    origin_of,
+    saving,
+    settings,
+)
 from trimtab.training.setup import arguments, load_model, own_device, with_lora
 from trimtab.training.watch import Watch
 from trimtab.vectors import load_vector
 
 Log = Callable[[int, int, dict[str, float]], None]  # step, steps in all, what was measured
 Steered = tuple[Add | Clamp, ...]
-SETTINGS, ORIGIN = "training_config.json", "training_origin.json"
 
 
 @dataclass(frozen=True)
@@ -82,21 +89,21 @@ def train(
     config = checked(config)
     _require_packages(config)
     folder = Path(config.output_dir)
-    _check_settings(folder, config)  # before anything is loaded
+    check_settings(folder, config)  # before anything is loaded
     chats = _chats(config)
     _check_model(config)
     lm = load_model(config)
     steered = interventions(lm, config.steering if config.enable_steering_during_training else ())
     training, held_out, prompts = _data(lm, config, *chats)
-    origin = _origin(lm, config, training, held_out, prompts)
-    if (made := _finished(folder, config, origin)) is not None:
-        return made
+    origin = origin_of(lm, config, training, held_out, prompts)
+    if (made := finished(folder, config, origin)) is not None:
+        return Training(**{**made, "folder": folder, "curve": tuple(made["curve"])})
     set_seed(config.seed)
     tuned = LanguageModel(with_lora(lm.model, config), lm.tokenizer, lm.name)
     options = arguments(config, lm, bool(held_out))
     if options.process_index == 0:
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(folder / SETTINGS, _settings(config))
+        write_atomic(folder / SETTINGS, settings(config))
         write_origin(folder / ORIGIN, origin)
     watch = Watch(tuned, config.watch, prompts, on_log if options.process_index == 0 else None)
     trainer = _trainer_class()(
@@ -112,28 +119,10 @@ def train(
         )
     with warnings.catch_warnings(), saving(folder):
         warnings.filterwarnings("ignore", module="(torch|trl|transformers|peft|accelerate).*")
-        _run(trainer, watch, _last_checkpoint(folder))
+        _run(trainer, watch, last_checkpoint(folder))
         result = _finish(trainer, config.model, folder, watch, bool(held_out))
     tuned.model.eval()
     return result
-
-
-@contextmanager
-def saving(folder: Path) -> Iterator[None]:
-    """What torch and safetensors raise when they cannot write a checkpoint is a RunError.
-
-    Neither raises an OSError: safetensors has its own error, and torch's archive writer a
-    RuntimeError about its position in the file.
-    """
-    try:
-        yield
-    except (RuntimeError, SafetensorError) as error:
-        if not re.search(r"I/O error|inline_container|PytorchStreamWriter", str(error)):
-            raise
-        raise RunError(
-            f"A checkpoint cannot be written in {folder}; the disk may be full.",
-            "Free some disk space; the same command then goes on from the last whole checkpoint.",
-        ) from error
 
 
 def interventions(lm: LanguageModel, given: Sequence[SteeringConfig]) -> Steered:
@@ -237,95 +226,8 @@ def _finish(trainer: Any, base: str, folder: Path, watch: Watch, evaluated: bool
     )  # fmt: skip
     values = {**asdict(result), "folder": folder.name}
     if trainer.is_world_process_zero():
-        write_atomic(folder / "training.json", json.dumps(values, indent=1) + "\n")
+        write_atomic(folder / RESULT, json.dumps(values, indent=1) + "\n")
     return result
-
-
-def _settings(config: TrainingConfig) -> str:
-    return json.dumps(config.model_dump(mode="json"), indent=1, sort_keys=True) + "\n"
-
-
-def _origin(
-    lm: LanguageModel,
-    config: TrainingConfig,
-    training: Sequence[Example],
-    held_out: Sequence[Example],
-    prompts: Sequence[Any],
-) -> dict[str, Any]:
-    """What the settings name and do not hold: the contents of the files, and the model."""
-    steering = config.steering if config.enable_steering_during_training else ()
-    used = [one.steering_vector_path for one in steering]
-    used += config.watch.vectors.values() if config.watch else ()
-    return {
-        "model": lm.fingerprint,
-        "training data": digest([(row.ids, row.labels) for row in training]),
-        "held-out data": digest([[(row.ids, row.labels) for row in held_out], prompts]),
-        "vectors": digest(
-            [digest(load_vector(path, lm).values.numpy().tobytes()) for path in used]
-        ),
-    }
-
-
-def _begun_with(folder: Path, config: TrainingConfig) -> bool:
-    known = folder / SETTINGS
-    return known.exists() and read_text(known) == _settings(config)
-
-
-def _check_settings(folder: Path, config: TrainingConfig) -> None:
-    """Refuse to go on from a checkpoint of a training with other settings."""
-    if (
-        (folder / SETTINGS).exists()
-        and not _begun_with(folder, config)
-        and _last_checkpoint(folder)
-    ):
-        raise UsageError(
-            f"{folder} has a checkpoint of a training with other settings.",
-            "Choose another output_dir, or move that one away.",
-        )
-
-
-def _finished(folder: Path, config: TrainingConfig, origin: Origin) -> Training | None:
-    """What an earlier call with these settings left when it came to its end.
-
-    Raises:
-        UsageError: The folder was begun with other data, vectors or weights.
-    """
-    left = folder / "training.json"
-    done = left.exists() and (folder / "adapter_model.safetensors").exists()
-    if not _begun_with(folder, config) or not (done or _last_checkpoint(folder)):
-        return None
-    known = read_origin(folder / ORIGIN)
-    different = "" if known is None else differences(known, origin)
-    if known is None or different:
-        raise UsageError(
-            f"{folder} was begun with other contents of the same files: {different}."
-            if different
-            else f"Nothing says what the training in {folder} was begun with: {ORIGIN} is missing.",
-            "Choose another output_dir, or move that one away.",
-        )
-    if not done:
-        return None
-    values = read_json(left)
-    return Training(**{**values, "folder": folder, "curve": tuple(values["curve"])})
-
-
-def _last_checkpoint(folder: Path) -> str | None:
-    """The highest checkpoint that is whole: a kill may have come while one was being written."""
-    found = {
-        int(path.name.removeprefix("checkpoint-")): path
-        for path in folder.glob("checkpoint-*")
-        if path.name.removeprefix("checkpoint-").isdigit() and _is_whole(path)
-    }
-    return str(found[max(found)]) if found else None
-
-
-def _is_whole(checkpoint: Path) -> bool:
-    """Whether its state, which transformers writes last, is there and can be read."""
-    try:
-        json.loads((checkpoint / "trainer_state.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        return False
-    return True
 
 
 def _require_packages(config: TrainingConfig) -> None:
