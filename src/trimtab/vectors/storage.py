@@ -34,7 +34,7 @@ def serialized(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> by
     """
     data = safetensors.torch.save(dict(tensors), dict(metadata))
     end = 8 + int.from_bytes(data[:8], "little")
-    header = json.loads(data[8:end]) | {"__metadata__": dict(sorted(metadata.items()))}
+    header = json.loads(data[8:end]) | {"__metadata__": dict(metadata)}
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text + data[end:]
